@@ -1,0 +1,1 @@
+"""The whole crossing on embedded clusters: `crossfade demo`."""

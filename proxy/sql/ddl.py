@@ -1,0 +1,85 @@
+"""What a DDL statement is about, and its text for the other cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pglast import ast
+from pglast.enums import ObjectType
+from pglast.parser import parse_sql
+from pglast.stream import RawStream
+
+KINDS = (
+    "table", "index", "view", "function", "type", "sequence", "schema", "trigger", "grant", "other", "global",
+)  # fmt: skip
+"""`global` is what belongs to the whole cluster: roles, databases, tablespaces."""
+
+_OF_OBJECT = {
+    "table": ("TABLE", "COLUMN", "TABCONSTRAINT", "POLICY", "FOREIGN_TABLE", "DEFAULT"),
+    "index": ("INDEX",),
+    "view": ("VIEW", "MATVIEW", "RULE"),
+    "function": ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE"),
+    "type": ("TYPE", "DOMAIN", "ATTRIBUTE", "DOMCONSTRAINT"),
+    "sequence": ("SEQUENCE",),
+    "schema": ("SCHEMA",),
+    "trigger": ("TRIGGER",),
+    "global": ("ROLE", "DATABASE", "TABLESPACE"),
+}
+_OBJECTS = {ObjectType[f"OBJECT_{name}"]: kind for kind, names in _OF_OBJECT.items() for name in names}
+
+_OF_NODE = {
+    "table": ("CreateStmt", "SelectStmt", "CreatePolicyStmt", "AlterPolicyStmt"),
+    "index": ("IndexStmt",),
+    "view": ("ViewStmt", "RuleStmt", "RefreshMatViewStmt"),
+    "function": ("CreateFunctionStmt", "AlterFunctionStmt"),
+    "type": ("CompositeTypeStmt", "CreateEnumStmt", "CreateRangeStmt", "CreateDomainStmt", "AlterEnumStmt",
+             "AlterDomainStmt", "AlterTypeStmt"),
+    "sequence": ("CreateSeqStmt", "AlterSeqStmt"),
+    "schema": ("CreateSchemaStmt",),
+    "trigger": ("CreateTrigStmt",),
+    "grant": ("GrantStmt", "AlterDefaultPrivilegesStmt"),
+    "global": ("CreateRoleStmt", "AlterRoleStmt", "AlterRoleSetStmt", "DropRoleStmt", "GrantRoleStmt",
+               "CreatedbStmt", "DropdbStmt", "AlterDatabaseStmt", "AlterDatabaseSetStmt",
+               "CreateTableSpaceStmt", "DropTableSpaceStmt", "AlterTableSpaceOptionsStmt"),
+}  # fmt: skip
+_NODES = {name: kind for kind, names in _OF_NODE.items() for name in names}
+
+
+def kind_of(node: Any) -> str:
+    """Return which of `KINDS` a DDL statement is about."""
+    named = _NODES.get(type(node).__name__)
+    if named is not None:
+        return named
+    for attribute in ("renameType", "removeType", "objectType", "objtype"):
+        kind = getattr(node, attribute, None)
+        if kind is not None:
+            return _OBJECTS.get(kind, "other")
+    return "other"
+
+
+def for_mirror(text: str) -> str | None:
+    """Return one DDL statement as it is run on the mirror; None: it cannot be.
+
+    There it runs in a transaction, so nothing is CONCURRENTLY; and a table is made without the
+    rows of its query, which come like all other rows.
+    """
+    node = parse_sql(text)[0].stmt
+    if isinstance(node, ast.SelectStmt):
+        into, node.intoClause = node.intoClause, None
+        if into is None:  # it stands in an arm of a UNION
+            return None
+        node = ast.CreateTableAsStmt(query=node, into=into, objtype=ObjectType.OBJECT_TABLE)
+    if isinstance(node, ast.CreateTableAsStmt):
+        if isinstance(node.query, ast.ExecuteStmt):
+            return None
+        if node.objtype == ObjectType.OBJECT_TABLE:
+            node.into.skipData = True
+            return str(RawStream()(node))
+        return text
+    commands = [command.def_ for command in getattr(node, "cmds", None) or () if hasattr(command, "def_")]
+    concurrent = [each for each in (node, *commands) if getattr(each, "concurrent", False)]
+    if isinstance(node, ast.RefreshMatViewStmt) or not concurrent:
+        return text
+    for each in concurrent:
+        each.concurrent = False
+    return str(RawStream()(node))
