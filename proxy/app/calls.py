@@ -9,6 +9,14 @@ from proxy.config.model import Config
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """What a child begins with; the first frame of all, and no call."""
+
+    config: Config
+    ordered: frozenset[str] = frozenset()  # databases whose writes_on is an order that nobody has carried out
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     """Take this configuration into force."""
 

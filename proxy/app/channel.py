@@ -48,9 +48,16 @@ class Channel:
         """Whether the other end can be called."""
         return self._writer is not None and not self._writer.is_closing()
 
-    async def run(self, end: socket.socket) -> None:
-        """Serve until the other end closes."""
+    async def run(self, end: socket.socket, first: Callable[[], Any] | None = None) -> None:
+        """Serve until the other end closes.
+
+        Args:
+            first: Asked for a value that goes ahead of everything, in the moment from which on the
+                other end can be called: no news falls between that value and the first call.
+        """
         reader, self._writer = await asyncio.open_connection(sock=end)
+        if first is not None:
+            self._send(pickle.dumps(first()))
         try:
             while True:
                 length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")

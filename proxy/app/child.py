@@ -1,6 +1,6 @@
 """Entry point of the supervisor's children: `python -m proxy.app.child KIND NUMBER FD [LISTENING]`.
 
-The first frame on the socket is the pickled configuration; after it, the channel.
+The first frame on the socket is a pickled `calls.Start`; after it, the channel.
 LISTENING is the Unix socket of clients, if there is one.
 
 A child never outlives its supervisor: the channel's end tells it, and should its loop be
@@ -33,13 +33,13 @@ def main(kind: str, number: int, descriptor: int, *listening: int) -> None:
     logs.configure(f"{kind}-{number}" if kind == "worker" else kind)
     _raise_files_max()
     end = socket.socket(fileno=descriptor)
-    config = pickle.loads(_first_frame(end))
+    start = pickle.loads(_first_frame(end))
     end.setblocking(False)
     if kind == "worker":
         local = socket.socket(fileno=listening[0]) if listening else None
-        uvloop.run(Worker(number, config, local).run(end))
+        uvloop.run(Worker(number, start.config, local).run(end))
     else:
-        uvloop.run(EngineProcess(config).run(end))
+        uvloop.run(EngineProcess(start).run(end))
 
 
 def _raise_files_max() -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from proxy.app import calls
 from proxy.app.channel import Channel
-from proxy.config.model import Config
 from proxy.config.model import Database as Configuration
 from proxy.crossing.engine import Engine
 from proxy.crossing.peers import Peers
@@ -56,8 +55,9 @@ class _Owned(NamedTuple):
 class EngineProcess:
     """All engines of the configuration."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, start: calls.Start) -> None:
+        self._config = start.config
+        self._ordered = start.ordered
         self._channel = Channel(self.handle)
         self._group = asyncio.TaskGroup()
         self._owned: dict[str, _Owned] = {}
@@ -67,8 +67,8 @@ class EngineProcess:
         """Run until the supervisor's end of the channel closes."""
         async with self._group as group:
             channel = group.create_task(self._channel.run(end))
-            for configuration in self._config.databases.values():
-                self._begin(configuration)
+            for name, configuration in self._config.databases.items():
+                self._begin(configuration, is_ordered=name in self._ordered)
             await asyncio.wait({channel})
             for owned in self._owned.values():
                 _cancel(owned)
@@ -97,13 +97,13 @@ class EngineProcess:
             owned.peers.tell_of(File(configuration.rollout.writes_on, self._config.digest))
             owned.engine.configure(configuration, is_order=call.is_order)
 
-    def _begin(self, configuration: Configuration) -> None:
+    def _begin(self, configuration: Configuration, *, is_ordered: bool = False) -> None:
         owner = leases.new_owner()
         clusters = {side: configuration.cluster(side.value).primary for side in Side}
         own = RemoteProxies(self._channel, configuration.name)
         peers = Peers(owner, clusters, own, on_cancel=self._cancel_here)
         peers.tell_of(File(configuration.rollout.writes_on, self._config.digest))
-        engine = Engine(configuration, peers, owner)
+        engine = Engine(configuration, peers, owner, is_ordered=is_ordered)
         tasks = (self._group.create_task(peers.run()), self._group.create_task(engine.run()))
         self._owned[configuration.name] = _Owned(engine, peers, tasks)
 

@@ -94,11 +94,16 @@ class Primaries:
             SeveralPrimaries: A cluster has two.
         """
         for name in config.databases:
-            config = await self.follow(config, name)
-        return config
+            await self.follow(config, name)
+        return self.apply(config, config)
 
-    async def follow(self, config: Config, name: str) -> Config:
-        """Look who leads the two clusters of a database; otherwise as `settle`."""
+    async def follow(self, config: Config, name: str) -> bool:
+        """Look who leads the two clusters of a database; return whether one has a new leader.
+
+        Raises:
+            SeveralPrimaries: A cluster has two.
+        """
+        is_new = False
         for side in Side:
             cluster = config.databases[name].cluster(side.value)
             if not cluster.replicas:
@@ -123,8 +128,8 @@ class Primaries:
                     primary=f"{promoted.host}:{promoted.port}",
                     instead_of=str(cluster.primary),
                 )
-                config = _led(config, name, side, cluster.led_by(promoted))
-        return config
+                is_new = True
+        return is_new
 
     def forget(self, names: Set[str]) -> None:
         """Know nothing of some databases: should they come again, the file says who leads."""
@@ -133,7 +138,7 @@ class Primaries:
                 del known[key]
 
     def apply(self, config: Config, file: Config) -> Config:
-        """Return a reloaded configuration with the leaders in their places.
+        """Return a configuration with the leaders in their places.
 
         Args:
             file: The configuration as the file has it.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -28,6 +27,7 @@ from proxy.admin import http
 from proxy.admin.status_model import Status
 from proxy.app import calls, checks, generations
 from proxy.app.channel import Channel, PeerGone
+from proxy.app.orders import Orders
 from proxy.app.primaries import Primaries, SeveralPrimaries
 from proxy.app.sockets import UnixSocket
 from proxy.app.status import assemble, totals
@@ -78,6 +78,7 @@ class Supervisor:
         self._workers = [Child("worker", number) for number in range(config.workers)]
         self._engine = Child("engine", 0)
         self._local: UnixSocket | None = None
+        self._orders = Orders()
         self._primaries = Primaries()
         self._following = asyncio.Lock()
         self._before_count = generations.listeners_count(config.listen)  # of a generation before us
@@ -191,16 +192,14 @@ class Supervisor:
             )  # fmt: skip
         finally:
             theirs.close()
-        packed = pickle.dumps(self._config)
         ours.setblocking(False)
-        await asyncio.get_running_loop().sock_sendall(ours, len(packed).to_bytes(4, "big") + packed)
 
         async def handle(call: Any) -> Any:
             return await self._handle(child, call)
 
         child.channel = Channel(handle)
         try:
-            await child.channel.run(ours)
+            await child.channel.run(ours, lambda: calls.Start(self._config, self._orders.open))
             await child.process.wait()
         finally:
             child.is_ready = False
@@ -220,6 +219,7 @@ class Supervisor:
             open_counts = await self._all_workers(call, timeout_s=call.drain_s + 1)
             return sum(count for count in open_counts if isinstance(count, int))
         elif isinstance(call, calls.Release):
+            self._orders.carried_out(call.database, call.authority)
             await self._all_workers(call, timeout_s=_CALL_TIMEOUT_S)
         elif isinstance(call, calls.Promoted):
             await self._follow(call.database)
@@ -263,11 +263,12 @@ class Supervisor:
         async with self._following:  # every worker sees it, and one look is enough
             if database not in self._config.databases:
                 return  # it has left, and is only drained
-            config = await self._primaries.follow(self._config, database)
-            if config is self._config:
+            if not await self._primaries.follow(self._config, database):
                 return
-            self._config = config
-        await self._all_workers(calls.Configure(config), timeout_s=_CALL_TIMEOUT_S)
+            # There may have been a reload meanwhile: what is in force now gets the leader.
+            self._config = self._primaries.apply(self._config, self._config)
+        async with self._configuring:
+            await self._all_workers(calls.Configure(self._config), timeout_s=_CALL_TIMEOUT_S)
         if self._engine.process is not None and self._engine.process.returncode is None:
             self._engine.process.kill()
 
@@ -334,6 +335,7 @@ class Supervisor:
         await self._put_in_force(overlaid(self._config, self._flags.values), is_order=is_order)
 
     async def _put_in_force(self, config: Config, *, is_order: bool) -> None:
+        self._orders.follow(self._config, config, is_order=is_order)
         self._config = config
         call = calls.Configure(config, is_order)
         async with self._configuring:  # in the order of the changes

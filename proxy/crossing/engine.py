@@ -61,10 +61,18 @@ class Engine:
     Args:
         proxies: Hold and release the clients of this database.
         owner: The name under which it holds the lease.
+        is_ordered: Whether the line writes_on is an order that an engine before this one has not
+            carried out.
     """
 
     def __init__(
-        self, configuration: Configuration, proxies: Proxies, owner: str, *, clock: Clock = now_s
+        self,
+        configuration: Configuration,
+        proxies: Proxies,
+        owner: str,
+        *,
+        is_ordered: bool = False,
+        clock: Clock = now_s,
     ) -> None:
         self.configuration = configuration
         self.owner = owner
@@ -80,7 +88,7 @@ class Engine:
         self._proxies = proxies
         self._clock = clock
         self._told = ""  # the objection that was logged last, without its numbers
-        self._is_ordered = False  # the line writes_on has changed while we watched
+        self._is_ordered = is_ordered
         self._changed = asyncio.Event()
         self._surveyor = Surveyor(lambda: self.configuration, name=owner, clock=clock)
         self._switch_after_s = 0.0

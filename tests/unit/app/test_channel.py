@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -133,3 +134,23 @@ async def test_a_peer_that_ends_fails_the_calls_it_owed() -> None:
 async def test_a_channel_that_has_not_begun_has_no_peer() -> None:
     with pytest.raises(PeerGone):
         await Channel(echo).call(None, timeout_s=LONG_S)
+
+
+async def test_first_value_is_of_the_moment_from_which_on_the_other_end_can_be_called() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    channel = Channel(echo)
+    was_open: list[bool] = []
+
+    def first() -> str:
+        was_open.append(channel.is_open)
+        return "first"
+
+    running = asyncio.create_task(channel.run(ours, first))
+    while not was_open:
+        await one_turn()
+    assert was_open == [True]
+    length = int.from_bytes(theirs.recv(4), "big")
+    assert pickle.loads(theirs.recv(length)) == "first"
+    theirs.close()
+    await running
