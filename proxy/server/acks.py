@@ -42,7 +42,7 @@ class Acks:
 
 
 class Delayed:
-    """The acknowledgement of one session that waits; falsy when none does.
+    """The acknowledgement of one session that waits.
 
     Args:
         go_on: Called when the client has it: its next request may begin.
@@ -52,10 +52,7 @@ class Delayed:
         self._acks = acks
         self._write = write
         self._go_on = go_on
-        self._output = b""
-
-    def __bool__(self) -> bool:
-        return bool(self._output)
+        self.output = b""  # kept back; empty: none waits
 
     @property
     def is_wanted(self) -> bool:
@@ -64,13 +61,13 @@ class Delayed:
 
     def add(self, output: bytes) -> None:
         """Keep the end of an answer back."""
-        self._output += output
+        self.output += output
 
     def wait(self, committed_s: float) -> None:
         """Send it when the mirror has everything committed before `committed_s`, or time is up."""
         self._acks.wait(committed_s, self._send)
 
     def _send(self) -> None:
-        output, self._output = self._output, b""
+        output, self.output = self.output, b""
         self._write(output)
         self._go_on()

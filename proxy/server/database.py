@@ -75,6 +75,7 @@ class Database:
         self.configuration = configuration
         self.name = configuration.name
         self.authority = authority
+        self._primary = Place(authority, 0)  # its server for writes
         self.epoch = 0
         self.has_state = False  # schema crossfade exists: the clusters know who the authority is
         self.catalogs: dict[Side, Catalog] = {}  # of both, as last read
@@ -137,6 +138,7 @@ class Database:
     def move_authority(self, authority: Side, epoch: int) -> None:
         """The authority is there now. Idle connections stay: reads and the way back use them."""
         self.authority = authority
+        self._primary = Place(authority, 0)
         self.epoch = epoch
         self._scale_reads()
         if authority in self.catalogs:
@@ -149,6 +151,12 @@ class Database:
             self.grace = loop.call_later(self.configuration.rollout.grace_s, self.end_grace)
             for session in list(self.sessions):
                 session.authority_moved()
+
+    def may_run(self, request: Request, server: ServerConnection) -> bool:
+        """Return whether the server that a request has waited for is still the one for it."""
+        if request.goes_to_authority and self.is_elsewhere(server):
+            return False
+        return not (request.is_write and self.hold.is_on)
 
     def is_elsewhere(self, server: ServerConnection) -> bool:
         """Return whether a server is not of the authority."""
@@ -165,12 +173,12 @@ class Database:
 
     def write_pool(self, state: State) -> Pool:
         """Return the pool of the authority."""
-        return self.pool(Place(self.authority, 0), state.user)
+        return self.pool(self._primary, state.user)
 
     def read_pool(self, state: State) -> Pool:
         """Return the pool from which a read gets its server."""
         if len(self.servers) == 2 and not self._rule.reads_on_new_ratio:
-            return self.pool(Place(self.authority, 0), state.user)  # there is nowhere else to go
+            return self.pool(self._primary, state.user)  # there is nowhere else to go
         place = choose_read(
             self.authority,
             self.servers,
@@ -180,7 +188,7 @@ class Database:
             now_s=now_s(),
             turn=next(self._turn),
         )
-        if place == (self.authority, 0):
+        if place == self._primary:
             self._count_fallback(state)
         return self.pool(place, state.user)
 

@@ -25,14 +25,14 @@ from proxy.server.link import Link
 from proxy.server.request import Request
 from proxy.server.state import State
 from proxy.server.translate import positions_behind
-from proxy.session.replies import READ_ONLY_SQLSTATE, Names, Owed, Step, ready_in, rewritten
+from proxy.session.replies import READ_ONLY_SQLSTATE, Names, Owed, Step, rewritten
 from proxy.session.statements import UNNAMED
 from proxy.upstream.connection import ServerConnection
 from proxy.wire import messages
 from proxy.wire.frames import FrameDecoder, Mark
 
 IDLE, IN_TRANSACTION = 0x49, 0x54
-_QUERY, _BIND, _ERROR, _NOTICE = 0x51, 0x42, 0x45, 0x4E
+_QUERY, _BIND, _ERROR, _NOTICE, _READY = 0x51, 0x42, 0x45, 0x4E, 0x5A
 _TRAILING = TRAILING.encode()
 REFUSED = -1
 _HEADER_SIZE = 5
@@ -91,6 +91,7 @@ class FastLane:
         self.judged: Judged | None = None
         self.has_relayed = False
         self.has_failed = False
+        self.has_changed = False  # the session; a read alone leaves it as it was
         self.was_fatal = False  # the client has the server's last words
         self.started_s = 0.0
         self._owed: Owed | None = None  # None: the answer is relayed untouched
@@ -156,7 +157,9 @@ class FastLane:
         state = self._state
         if judged.ends_only and not state.is_clean:
             return False
+        self.has_changed = not judged.is_read
         if self._link.server is not None:
+            self.has_changed = True
             return status == IN_TRANSACTION and not state.is_audited  # nothing is routed there
         database = state.database
         if judged.is_write and (database.hold.is_on or database.acks.timeout_s is not None):
@@ -176,7 +179,12 @@ class FastLane:
             The transaction status when the answer is complete; REFUSED when the client saw
             nothing of it yet and something is to be done about the error: perhaps a re-run.
         """
-        refusal, owed = _error(buffer, marks), self._owed
+        refusal, ready, owed = b"", None, self._owed
+        for code, start, end in marks:
+            if code == _READY:  # it need not stand last: see `replies.ready_in`
+                ready = buffer[start + _HEADER_SIZE]
+            elif code == _ERROR and not refusal:
+                refusal = buffer[start + _HEADER_SIZE : end]
         if refusal and self.judged is not None:
             state = messages.sqlstate(refusal)
             is_read_only = self.judged.is_read and status == IDLE
@@ -189,10 +197,10 @@ class FastLane:
                 self._learn()
             owed = (owed or Owed(Step.BIND))._replace(names=self._names())
         self._write(buffer if owed is None else rewritten(buffer, marks, owed))
-        self.has_relayed = self.has_relayed or not _only_notices(buffer, marks)
-        ready = ready_in(buffer, marks)
         if ready is not None:
             self.raw = b""
+        else:
+            self.has_relayed = self.has_relayed or not _only_notices(buffer, marks)
         return ready
 
     def _names(self) -> Names | None:
@@ -220,14 +228,6 @@ class FastLane:
         raw = self.raw
         self._state.database.learn_write(self.as_request())
         self.raw = raw
-
-
-def _error(buffer: bytes, marks: list[Mark]) -> bytes:
-    """Return the body of the first error, empty if there is none."""
-    for code, start, end in marks:
-        if code == _ERROR:
-            return buffer[start + _HEADER_SIZE : end]
-    return b""
 
 
 def _only_notices(buffer: bytes, marks: list[Mark]) -> bool:

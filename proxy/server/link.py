@@ -38,8 +38,7 @@ class Link:
         """Take an idle connection of a pool at once, or return None."""
         server = pool.take(wanted)
         if server is not None:
-            self.pool = pool
-            self.attach(server)
+            self.pool, self.server, server.owner = pool, server, self._owner
         return server
 
     def take_or_wait(self, pool: Pool, wanted: Settings, waiter: Waiter) -> ServerConnection | None:

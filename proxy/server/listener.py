@@ -63,7 +63,7 @@ class ClientConnection(asyncio.Protocol):
                 data = session.copy_received(decoder.take_pending() + data)
                 if not data:
                     return
-            elif not decoder.pending_bytes and session.is_idle and session.take(data):
+            elif not decoder.pending and session.take(data):
                 return
             frames = decoder.feed(data)
             if frames:

@@ -63,11 +63,11 @@ class Session:
 
     @property
     def _is_running(self) -> bool:
-        return bool(self._request or self._fast.raw or self._delayed or self._link.is_cancelling)
+        return bool(self._request or self._fast.raw or self._delayed.output or self._link.is_cancelling)
 
     def take(self, data: bytes) -> bool:
-        """Take the bytes of an idle session at once if they are plain; False: take them apart."""
-        return self._fast.take(data, self.status)
+        """Take bytes at once if the session is idle and they are plain; False: take them apart."""
+        return self.is_idle and self._fast.take(data, self.status)
 
     def _relay_fast(self, buffer: bytes, marks: list[Mark]) -> None:
         ready, fast = self._fast.relay(buffer, marks, self.status), self._fast
@@ -76,7 +76,8 @@ class Session:
             self.server_received(buffer, marks)
         elif ready is not None:
             assert fast.judged is not None
-            self._ready(ready, fast.judged.label, fast.started_s, has_failed=fast.has_failed)
+            kind, started_s = fast.judged.label, fast.started_s
+            self._ready(ready, kind, started_s, has_failed=fast.has_failed, has_changed=fast.has_changed)
 
     def _leave_fast_lane(self) -> None:
         self._request = self._fast.as_request()
@@ -208,8 +209,7 @@ class Session:
         """The pool gives us a connection."""
         request, pool = self._request, self._link.pool
         assert request is not None and pool is not None
-        is_stray = request.goes_to_authority and self.database.is_elsewhere(server)
-        if is_stray or (request.is_write and self.database.hold.is_on):
+        if not self.database.may_run(request, server):
             self._link.pool = None
             pool.release(server)
             self._dispatch(request)
@@ -278,12 +278,12 @@ class Session:
             self._begin_copy()
 
     def _act(self, outcome: Outcome, ready: int | None) -> None:
-        request, server = self._request, self._link.server
+        request, server, answer = self._request, self._link.server, self._answer
         assert request is not None and server is not None
-        self.state.undo(server, self._answer.take_forgotten(), self._answer.take_undone())
-        for statement in self._answer.take_completed():
+        self.state.undo(server, answer.take_forgotten(), answer.take_undone())
+        for statement in answer.take_completed():
             self.state.succeeded(statement, server)
-        if self._answer.take_stale():
+        if answer.take_stale():
             self.state.expire(request, server)
         if outcome is Outcome.SHAPED or outcome is Outcome.STALE:
             self._asking.answered(request, self._answer, server)
@@ -334,21 +334,22 @@ class Session:
             self.database.learn_write(request)
         if request.batch is not None and request.batch.only_parses and not answer.has_failed:
             self.database.forms.note_parsed(request.batch.used, state.search_path)
-        self._ready(ready, request.label, request.started_s, has_failed=answer.has_failed)
+        self._ready(ready, request.label, request.started_s, has_failed=answer.has_failed, has_changed=True)
 
-    def _ready(self, ready: int, label: str, started_s: float, *, has_failed: bool) -> None:
+    def _ready(self, ready: int, kind: str, started_s: float, *, has_failed: bool, has_changed: bool) -> None:
         """The client has its ReadyForQuery: give the server back unless it is still needed."""
         server, now = self._link.server, now_s()
         assert server is not None
-        self.database.observe(label, server.place, now - started_s, has_failed=has_failed)
+        self.database.observe(kind, server.place, now - started_s, has_failed=has_failed)
         self.status = ready
         if ready == IDLE:
-            self.state.transaction_ended(server, has_failed=has_failed, now_s=now)
+            if has_changed:  # a read alone leaves the session as it was
+                self.state.transaction_ended(server, has_failed=has_failed, now_s=now)
             if self.state.pins:
                 self.database.hold.leave(self)
             else:
                 self._link.release()
-        if self._delayed:
+        if self._delayed.output:
             self._delayed.wait(now)
         elif self._inbox and not self._is_closed:
             self._advance()

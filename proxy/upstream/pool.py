@@ -152,7 +152,8 @@ class Pool:
             self._idle.append(server)
         else:
             server.close()
-        self._grant()
+        if self._waiters:
+            self._grant()
 
     def _cancel_arrived(self, server: ServerConnection) -> None:
         if not server.cancels_count:

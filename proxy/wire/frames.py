@@ -33,6 +33,7 @@ FRAME_LENGTH_MAX = 0x3FFF_FFFF
 _CONTROL_LENGTH_MAX = 64 * 1024 * 1024
 
 _LENGTH = struct.Struct("!I")
+_HEADER = struct.Struct("!BI")
 _LENGTH_MIN = 4  # the length field counts its own four bytes
 _HEADER_SIZE = 5
 
@@ -73,17 +74,12 @@ class FrameDecoder:
 
     def __init__(self, *, length_max: int = FRAME_LENGTH_MAX) -> None:
         self.length_max = length_max
-        self._pending = bytearray()
-
-    @property
-    def pending_bytes(self) -> int:
-        """How many bytes are held for a message that is not whole yet."""
-        return len(self._pending)
+        self.pending = bytearray()  # of a message that is not whole yet
 
     def take_pending(self) -> bytes:
         """Return, and forget, the bytes of a message that is not whole yet."""
-        pending = bytes(self._pending)
-        self._pending.clear()
+        pending = bytes(self.pending)
+        self.pending.clear()
         return pending
 
     def feed(self, chunk: bytes) -> list[Frame]:
@@ -94,12 +90,12 @@ class FrameDecoder:
                 be resynchronised: the caller must close the connection.
         """
         frames: list[Frame] = []
-        if self._pending:
-            self._pending += chunk
-            chunk = bytes(self._pending) if self._is_worth_reading() else b""
+        if self.pending:
+            self.pending += chunk
+            chunk = bytes(self.pending) if self._is_worth_reading() else b""
             if not chunk:
                 return frames
-            self._pending.clear()
+            self.pending.clear()
         start, size = 0, len(chunk)
         while start < size:
             if size - start < _HEADER_SIZE:
@@ -117,7 +113,7 @@ class FrameDecoder:
             frames.append(Frame(code, chunk[start + _HEADER_SIZE : end]))
             start = end
         if start < size:
-            self._pending += chunk[start:]
+            self.pending += chunk[start:]
         return frames
 
     def _is_worth_reading(self) -> bool:
@@ -126,11 +122,11 @@ class FrameDecoder:
         Without this look at the length, a large message arriving in small chunks
         would be copied once per chunk: quadratic in its size.
         """
-        if len(self._pending) < _HEADER_SIZE:
+        if len(self.pending) < _HEADER_SIZE:
             return False
-        length: int = _LENGTH.unpack_from(self._pending, 1)[0]
+        length: int = _LENGTH.unpack_from(self.pending, 1)[0]
         impossible = not _LENGTH_MIN <= length <= self.length_max
-        return impossible or len(self._pending) >= 1 + length
+        return impossible or len(self.pending) >= 1 + length
 
 
 class ServerScanner:
@@ -164,10 +160,9 @@ class ServerScanner:
         if position > size:
             self._skip = position - size
             return chunk, marks
-        unpack = _LENGTH.unpack_from
+        unpack = _HEADER.unpack_from
         while position + _HEADER_SIZE <= size:
-            code = chunk[position]
-            length = unpack(chunk, position + 1)[0]
+            code, length = unpack(chunk, position)
             end = position + 1 + length
             if code == _DATA_ROW or code == _COPY_DATA:  # noqa: SIM109 (this line runs once per row)
                 if length < _LENGTH_MIN:

@@ -58,13 +58,13 @@ def test_who_commits_again_in_the_meantime_waits_again(acks: Acks) -> None:
 def test_the_end_of_an_answer_is_kept_back_whole_and_then_the_session_goes_on(acks: Acks) -> None:
     events: list[bytes | str] = []
     delayed = Delayed(acks, events.append, lambda: events.append("goes on"))
-    assert delayed.is_wanted and not delayed
+    assert delayed.is_wanted and not delayed.output
     delayed.add(b"COMMIT ")
     delayed.add(b"ready")
-    assert delayed
+    assert delayed.output
     delayed.wait(1.0)
     assert events == []
     acks.settle(fresh_until_s=1.1, now_s=1.1)
-    assert events == [b"COMMIT ready", "goes on"] and not delayed
+    assert events == [b"COMMIT ready", "goes on"] and not delayed.output
     acks.timeout_s = None
     assert not delayed.is_wanted

@@ -57,7 +57,7 @@ def decoded(data: bytes) -> list[Frame] | None:
         found = decoder.feed(data)
     except ProtocolViolation:
         return None
-    return None if decoder.pending_bytes else found
+    return None if decoder.pending else found
 
 
 def query_of(found: list[Frame] | None) -> str | None:
