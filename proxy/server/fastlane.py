@@ -25,7 +25,7 @@ from proxy.server.link import Link
 from proxy.server.request import Request
 from proxy.server.state import State
 from proxy.server.translate import positions_behind
-from proxy.session.replies import READ_ONLY_SQLSTATE, Names, Owed, Step, rewritten
+from proxy.session.replies import READ_ONLY_SQLSTATE, Names, Owed, PositionMap, Step, retagged, rewritten
 from proxy.session.statements import UNNAMED
 from proxy.upstream.connection import ServerConnection
 from proxy.wire import messages
@@ -91,10 +91,12 @@ class FastLane:
         self.judged: Judged | None = None
         self.has_relayed = False
         self.has_failed = False
-        self.has_changed = False  # the session; a read alone leaves it as it was
+        self.has_changed = False  # it runs in a transaction; alone it leaves the session as it was
         self.was_fatal = False  # the client has the server's last words
         self.started_s = 0.0
-        self._owed: Owed | None = None  # None: the answer is relayed untouched
+        self._tag: str | None = None  # words for the command tag; None: the answer is relayed untouched
+        self._prefix_length = 0  # of what stands before a captured query
+        self._positions: PositionMap | None = None  # of a captured statement that was bound
         self._state = state
         self._link = link
         self._write = write
@@ -122,10 +124,9 @@ class FastLane:
         if shortcut.tag is None:
             return self._run(server, shortcut.judged, None, data, data)
         own = data[_HEADER_SIZE:-1].rstrip(_TRAILING)
-        positions = positions_behind(len(shortcut.prefix), len(text))
-        owed = Owed(Step.EXECUTE, tag=shortcut.tag, positions=positions)
+        self._prefix_length, self._positions = len(shortcut.prefix), None
         payload = messages.query(shortcut.prefix + own + shortcut.suffix)
-        return self._run(server, shortcut.judged, owed, data, payload)
+        return self._run(server, shortcut.judged, shortcut.tag, data, payload)
 
     def _take_bound(self, data: bytes, found: Bound, status: int) -> bool:
         state, forms = self._state, self._state.database.forms
@@ -136,19 +137,19 @@ class FastLane:
         assert server is not None
         if not server.statements.suits(sent.prepared, forms.changed, None if found.is_told else own.columns):
             return False
-        owed = None if sent.is_plain else Owed(Step.EXECUTE, tag=sent.form.tag, positions=sent.form.positions)
+        self._positions = sent.form.positions
         payload = rename(data, found.at, sent.prepared.server_name)
-        return self._run(server, sent.judged, owed, data, payload)
+        return self._run(server, sent.judged, sent.form.tag, data, payload)
 
     def _run(
-        self, server: ServerConnection, judged: Judged, owed: Owed | None, data: bytes, payload: bytes
+        self, server: ServerConnection, judged: Judged, tag: str | None, data: bytes, payload: bytes
     ) -> bool:
-        self.raw, self.judged, self._owed = data, judged, owed
+        self.raw, self.judged, self._tag = data, judged, tag
         self.has_relayed = self.has_failed = False
         self.started_s = now_s()
         if judged.is_write:
             self._link.begins_write()
-            self._state.has_written = True
+            self._state.has_written |= self.has_changed
         server.write(payload)
         return True
 
@@ -157,9 +158,8 @@ class FastLane:
         state = self._state
         if judged.ends_only and not state.is_clean:
             return False
-        self.has_changed = not judged.is_read
-        if self._link.server is not None:
-            self.has_changed = True
+        self.has_changed = self._link.server is not None
+        if self.has_changed:
             return status == IN_TRANSACTION and not state.is_audited  # nothing is routed there
         database = state.database
         if judged.is_write and (database.hold.is_on or database.acks.timeout_s is not None):
@@ -179,7 +179,7 @@ class FastLane:
             The transaction status when the answer is complete; REFUSED when the client saw
             nothing of it yet and something is to be done about the error: perhaps a re-run.
         """
-        refusal, ready, owed = b"", None, self._owed
+        refusal, ready, owed = b"", None, None
         for code, start, end in marks:
             if code == _READY:  # it need not stand last: see `replies.ready_in`
                 ready = buffer[start + _HEADER_SIZE]
@@ -195,26 +195,34 @@ class FastLane:
             self.was_fatal = messages.is_fatal(refusal)
             if is_read_only and state == READ_ONLY_SQLSTATE:
                 self._learn()
-            owed = (owed or Owed(Step.BIND))._replace(names=self._names())
-        self._write(buffer if owed is None else rewritten(buffer, marks, owed))
+            owed = self._owed()
+        if owed is not None:
+            self._write(rewritten(buffer, marks, owed))
+        else:
+            self._write(buffer if self._tag is None else retagged(buffer, marks, self._tag))
         if ready is not None:
+            if self.judged is not None and self.judged.is_write and not self.has_changed:
+                self._state.last_write_s = now_s()
             self.raw = b""
         else:
             self.has_relayed = self.has_relayed or not _only_notices(buffer, marks)
         return ready
 
-    def _names(self) -> Names | None:
-        """Return what the statement that was bound is called."""
-        found = bound(self.raw)
-        known = self._state.extended.bound.get(found.name) if found is not None else None
-        if found is None or known is None:
-            return None
-        return Names(known.sent.prepared.server_name, found.name)
+    def _owed(self) -> Owed:
+        """Return what is owed, in full: an error names statements and positions of the client's own."""
+        positions, names, found = self._positions, None, bound(self.raw)
+        if found is None:
+            if self._tag is not None:
+                positions = positions_behind(self._prefix_length, len(query(self.raw) or ""))
+        elif (known := self._state.extended.bound.get(found.name)) is not None:
+            names = Names(known.sent.prepared.server_name, found.name)
+        return Owed(Step.EXECUTE, tag=self._tag, positions=positions, names=names)
 
     def as_request(self) -> Request:
         """Return the request that runs as an ordinary one, as if sent that way."""
         assert self.judged is not None
         raw, self.raw = self.raw, b""
+        self._state.has_written |= self.judged.is_write
         frames = FrameDecoder().feed(raw)
         if frames[0].code == _QUERY:
             request = Request((self.judged,), frame=frames[0], text=frames[0].body[:-1].decode())

@@ -296,6 +296,14 @@ def ready_in(buffer: bytes, marks: list[Mark]) -> int | None:
     return None
 
 
+def retagged(buffer: bytes, marks: list[Mark], tag: str) -> bytes:
+    """Return the same for a piece without an error, if only the command tag is another."""
+    for code, start, end in marks:
+        if code == _COMMAND_COMPLETE:
+            return buffer[:start] + messages.retag(buffer[start + _HEADER_SIZE : end], tag) + buffer[end:]
+    return buffer
+
+
 def rewritten(buffer: bytes, marks: list[Mark], owed: Owed) -> bytes:
     """Return the answer to one captured statement as the client must see it."""
     out: list[bytes] = []

@@ -177,9 +177,8 @@ def retag(tag_body: bytes, tag: str) -> bytes:
 
     `INSERT` has an OID field before its count (always 0 since PostgreSQL 12).
     """
-    count = tag_body.rstrip(b"\0").rpartition(b" ")[2]
-    words = b"INSERT 0 " if tag == "INSERT" else tag.encode() + b" "
-    return encode(b"C", words + count + b"\0")
+    count = tag_body[tag_body.rfind(b" ") + 1 :]  # with the zero behind it
+    return encode(b"C", (b"INSERT 0 " if tag == "INSERT" else tag.encode() + b" ") + count)
 
 
 def columns_count(row_description_body: bytes) -> int:

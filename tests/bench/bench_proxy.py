@@ -1,6 +1,6 @@
 """Crossfade beside PostgreSQL itself, PgBouncer and Pgpool-II, in one run of pgbench.
 
-    python tests/bench/bench_proxy.py [--rounds 5] [--seconds 3] [--clients 8] [--scale 5]
+    python tests/bench/bench_proxy.py [--rounds 5] [--seconds 3] [--clients 8] [--scale 5] [--workers 1]
 
 A machine's speed drifts by more than the differences of interest, so the targets take
 turns within each round, beginning with another one each time, and the medians of all
@@ -93,8 +93,8 @@ def shown(measured: Measured, name: str, target: str) -> tuple[str, str, str]:
 def print_table(bench: Bench, measured: Measured, arguments: argparse.Namespace, console: Console) -> None:
     """Print absolute speeds and both ratios."""
     table = Table(
-        title=f"{arguments.clients} clients, pools of {POOL_SIZE}, medians of {arguments.rounds} rounds"
-        f" of {arguments.seconds} s (lowest to highest)",
+        title=f"{arguments.clients} clients, pools of {POOL_SIZE}, {arguments.workers} of our workers,"
+        f" medians of {arguments.rounds} rounds of {arguments.seconds} s (lowest to highest)",
         title_justify="left",
     )
     for column in ("load", "target", "per second", "of direct", "of PgBouncer"):
@@ -117,11 +117,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=3, help="of each run")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--scale", type=int, default=5, help="of pgbench: 100,000 rows each")
+    parser.add_argument("--workers", type=int, default=1, help="of Crossfade")
     parser.add_argument("--only", default="", help="only loads with this word in their name")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it cleans up as well
     console = Console(width=None if sys.stdout.isatty() else 110)
-    with Bench(arguments.scale) as bench:
+    with Bench(arguments.scale, arguments.workers) as bench:
         bench.build()
         for line in bench.missing:
             console.print(f"{line}; going on without it", highlight=False)

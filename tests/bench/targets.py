@@ -80,6 +80,7 @@ connection_cache = on
 
 _CROSSFADE = """\
 listen: 127.0.0.1:{port}
+workers: {workers}
 admin: {{listen: 127.0.0.1:{admin_port}}}
 limits: {{max_clients: {clients_max}}}
 databases:
@@ -169,10 +170,12 @@ class Bench:
 
     Args:
         scale: pgbench's: 100,000 accounts each.
+        workers: Of Crossfade.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, workers: int = 1) -> None:
         self._scale = scale
+        self._workers = workers
         self._clusters: list[Cluster] = []
         self.processes: list[Process] = []
         self.targets: list[Target] = []
@@ -252,7 +255,7 @@ class Bench:
             _CROSSFADE.format(
                 port=process.port, admin_port=admin_port, database=DATABASE, user=USER, pool_size=POOL_SIZE,
                 old=old.url(DATABASE, "crossfade"), new=new.url(DATABASE, "crossfade"),
-                clients_max=CLIENTS_MAX,
+                clients_max=CLIENTS_MAX, workers=self._workers,
             )
         )  # fmt: skip
         command = [sys.executable, "-m", "proxy"]
