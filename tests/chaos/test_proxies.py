@@ -41,6 +41,7 @@ SEED = int(os.environ.get("SEED", "1"))
 IS_CAMPAIGN = "DEATHS" in os.environ
 CLIENTS, SWITCHES = (32, 10) if IS_CAMPAIGN else (8, 2)
 DEATHS = int(os.environ.get("DEATHS", "2"))
+FROM = int(os.environ.get("FROM", "0"))  # so many of them are left out first
 BATCH = 10  # after so many deaths everything is compared
 
 
@@ -141,7 +142,7 @@ def chosen(deaths: list[Death]) -> list[Death]:
     killed, stopped = (
         [each for each in deaths if each.how is how] for how in (signal.SIGKILL, signal.SIGSTOP)
     )
-    return [each for pair in zip(killed, stopped, strict=True) for each in pair][:DEATHS]
+    return [each for pair in zip(killed, stopped, strict=True) for each in pair][FROM : FROM + DEATHS]
 
 
 async def all_go_on(clients: list[Client]) -> None:
