@@ -169,7 +169,10 @@ class Database:
 
     def pool_for(self, state: State, request: Request) -> Pool:
         """Return the pool from which a request outside a transaction gets its server."""
-        return self.write_pool(state) if request.goes_to_authority else self.read_pool(state)
+        pool = self.write_pool(state) if request.goes_to_authority else self.read_pool(state)
+        if request.reads_drawn:
+            pool.prefer(state)
+        return pool
 
     def write_pool(self, state: State) -> Pool:
         """Return the pool of the authority."""

@@ -149,6 +149,7 @@ class FastLane:
         self.started_s = now_s()
         if judged.is_write:
             self._link.begins_write()
+            server.drawn_by = self._state
             self._state.has_written |= self.has_changed
         server.write(payload)
         return True
@@ -170,7 +171,9 @@ class FastLane:
         wanted = state.wanted(is_read=judged.is_read)
         pool = database.read_pool(state) if judged.is_read else database.write_pool(state)
         server = self._link.take(pool, wanted)
-        return server is not None and state.is_at_home(server, wanted)
+        if server is None or (judged.is_write and state.was_drawn_by_others(server)):
+            return False
+        return state.is_at_home(server, wanted)
 
     def relay(self, buffer: bytes, marks: list[Mark], status: int) -> int | None:
         """Relay a piece of the answer.

@@ -58,6 +58,7 @@ class Judged:
     changes_names: bool  # what follows in the same request may mean something else
     leaves_traces: bool  # may change the session in ways that the text does not say
     ends_only: bool  # it is one COMMIT or ROLLBACK
+    reads_drawn: bool  # it calls lastval() or currval()
     label: str  # of its kind, for metrics
 
 
@@ -76,6 +77,7 @@ class Judge:
         # Where there are no tables yet only the database knows: its first one is made by DDL.
         self.is_installed: Callable[[], bool] = lambda: False
         self._cache = Cache()
+        self.has_read_drawn = False  # some client called lastval() or currval(): they must never tell lies
         self._learned: set[str] = set()
         self._kept: Kept[tuple[int, SearchPath], Judged] = Kept(_KEPT_BYTES_MAX)
 
@@ -132,6 +134,8 @@ class Judge:
             judged = zip(statements, self._plans(statements, search_path), strict=True)
             plans = tuple(self._with_ddl(*each) for each in judged)
         kinds = {each.kind for each in statements}
+        reads_drawn = any(each.reads_drawn for each in statements)
+        self.has_read_drawn |= reads_drawn
         return Judged(
             statements=statements,
             plans=plans,
@@ -148,6 +152,7 @@ class Judge:
             begins=Kind.BEGIN in kinds,
             changes_names=any(map(changes_names, statements)),
             leaves_traces=any(self.leaves_traces(each, search_path) for each in statements),
+            reads_drawn=reads_drawn,
             ends_only=len(statements) == 1 and kinds <= {Kind.COMMIT, Kind.ROLLBACK},
             label=statements[0].kind.value if statements else "other",
         )
@@ -207,6 +212,7 @@ def is_tracked(statement: Statement) -> bool:
         or statement.unpin
         or statement.channel
         or statement.savepoint
+        or statement.reads_drawn
         or statement.prepared_name is not None
         or statement.kind in (Kind.COMMIT, Kind.ROLLBACK, Kind.DISCARD, Kind.DEALLOCATE, Kind.DDL)
     )

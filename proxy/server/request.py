@@ -66,6 +66,11 @@ class Request:
             self.label = "batch" if judged else "other"
 
     @property
+    def reads_drawn(self) -> bool:
+        """Whether it calls lastval() or currval()."""
+        return any(each.reads_drawn for each in self.judged)
+
+    @property
     def goes_to_authority(self) -> bool:
         """Whether no other server may run it."""
         return self.is_forced or not self.is_read

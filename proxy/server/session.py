@@ -240,11 +240,11 @@ class Session:
         server, state, was_part = self._link.server, self.state, self._answer.is_part
         assert server is not None
         is_first = self.status == IDLE and not was_part
+        wanted = state.wanted(is_read=is_first and not request.goes_to_authority)
+        script = state.preamble(server, wanted, is_write=request.is_write) if is_first else ""
         if request.is_write:
             self.database.hold.enter(self)
-            state.begins_write(request, is_first=is_first)
-        wanted = state.wanted(is_read=is_first and not request.goes_to_authority)
-        script = state.preamble(server, wanted) if is_first else ""
+            state.begins_write(request, server, is_first=is_first)
         preamble = self._answer.hide(script, server.statements.evict() if is_first else ())
         # Asking ends the implicit transaction of a part, and tells nothing about names to come.
         can_ask = self.status != FAILED and not (was_part or request.changes_names)

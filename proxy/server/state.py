@@ -43,6 +43,7 @@ class State:
         self.last_write_s = NEVER_S
         self.has_written = False  # in the transaction under way
         self.is_audited = False  # the same
+        self._is_alone = False  # what writes is one statement outside any transaction
         self._has_changed_schema = False
         self.asked: tuple[str, ...] = ()  # settings whose values only the server knows yet
         self._asked_pins: list[Pin] = []  # pins that the server is being asked about
@@ -59,12 +60,17 @@ class State:
         """Return the settings that a server must have for what comes next."""
         return self.tracker.current.reading if is_read and not self.pins else self.tracker.current
 
-    def preamble(self, server: ServerConnection, wanted: Settings) -> str:
-        """Return the SQL that gives an idle server this session's settings, usually none."""
+    def preamble(self, server: ServerConnection, wanted: Settings, *, is_write: bool) -> str:
+        """Return the SQL that gives an idle server this session's settings, usually none.
+
+        Args:
+            is_write: What comes next may draw from sequences, or tell what was drawn.
+        """
         held = server.statements.held
         listens = self.listens.script() if self._listening is not server else []
         is_strange = server.left_by is not None and server.left_by is not self
-        if server.applied is wanted and not (held or listens or is_strange):
+        is_drawn = is_write and self.was_drawn_by_others(server)
+        if server.applied is wanted and not (held or listens or is_strange or is_drawn):
             return ""
         self._listening = server
         foreign = self.prepares.foreign(held)
@@ -73,6 +79,8 @@ class State:
         lines = [*deallocate(foreign), wanted.script_from(server.applied), *listens]
         if is_strange:
             lines.insert(0, "RESET ALL")
+        if is_drawn:
+            lines.append("DISCARD SEQUENCES")
         script = ";".join(filter(None, lines))
         for name in foreign:
             del held[name]
@@ -80,6 +88,10 @@ class State:
         if script:
             server.statements.unnamed = None  # a simple query destroys it
         return script
+
+    def was_drawn_by_others(self, server: ServerConnection) -> bool:
+        """Return whether lastval() or currval() might tell there what another session drew."""
+        return self.database.judge.has_read_drawn and server.drawn_by not in (None, self)
 
     @property
     def is_clean(self) -> bool:
@@ -106,9 +118,11 @@ class State:
             self._replay = Replay(self.prepares, server.statements.held)
         return self._replay
 
-    def begins_write(self, request: Request, *, is_first: bool) -> None:
+    def begins_write(self, request: Request, server: ServerConnection, *, is_first: bool) -> None:
         """Note a request that may write; the first of its transaction may be in the audit's sample."""
         self.has_written = True
+        server.drawn_by = self
+        self._is_alone = is_first and sum(len(each.statements) for each in request.judged) == 1
         request.leaves_traces |= self._executes_traces(request)
         if is_first and not self.is_audited:
             self.is_audited = self.database.audits.draw()
@@ -140,6 +154,8 @@ class State:
             self._has_changed_schema = True
             self.database.schema_changed(statement)
         self.pins.note(statement)
+        if statement.reads_drawn and self._is_alone:
+            self.pins.add(Pin.SEQUENCE)
         self.listens.note(statement)
 
     def undo(self, server: ServerConnection, forgotten: list[bytes], renamed: list[Renamed]) -> None:

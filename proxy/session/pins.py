@@ -12,6 +12,7 @@ from proxy.sql.statement import Kind, Pin, Statement, Unpin
 _ENDS: dict[Unpin, frozenset[Pin]] = {
     Unpin.LISTEN: frozenset({Pin.LISTEN}),
     Unpin.PREPARE: frozenset({Pin.PREPARE}),
+    Unpin.SEQUENCE: frozenset({Pin.SEQUENCE}),
     # DISCARD ALL unloads nothing.
     Unpin.ALL: frozenset(Pin) - {Pin.LOAD},
 }
@@ -31,7 +32,8 @@ _MAY_END = {
     Unpin.HOLD_CURSOR: Pin.HOLD_CURSOR,
 }
 
-_PORTABLE = frozenset({Pin.LISTEN})
+# What was drawn is not told on another server: lastval() fails there until something is drawn again.
+_PORTABLE = frozenset({Pin.LISTEN, Pin.SEQUENCE})
 
 _NONE: frozenset[Pin] = frozenset()
 

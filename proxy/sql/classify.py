@@ -44,6 +44,7 @@ _SESSION_LOCKS = {
     "pg_try_advisory_lock", "pg_try_advisory_lock_shared",
 }  # fmt: skip
 
+_DRAWN = {"lastval", "currval"}
 _SESSION_UNLOCKS = {"pg_advisory_unlock", "pg_advisory_unlock_shared", "pg_advisory_unlock_all"}
 
 
@@ -128,6 +129,8 @@ def _mentioned(node: Any, found: Mentions) -> Facts:
         facts["has_nested_writes"] = True
         facts["targets"] = tuple(of_write(write) for write in nested)
     names = {name for schema, name in found.functions if schema in (None, "pg_catalog")}
+    if names & _DRAWN:
+        facts["reads_drawn"] = True
     if names & _SESSION_LOCKS:
         facts["pin"] = Pin.ADVISORY_LOCK
     elif names & _SESSION_UNLOCKS:

@@ -130,7 +130,11 @@ def _set(node: Any, found: Mentions) -> Facts:
 
 
 def _discard(node: Any, found: Mentions) -> Facts:
-    ends: dict[Any, Unpin] = {DiscardMode.DISCARD_ALL: Unpin.ALL, DiscardMode.DISCARD_TEMP: Unpin.TEMP_TABLE}
+    ends: dict[Any, Unpin] = {
+        DiscardMode.DISCARD_ALL: Unpin.ALL,
+        DiscardMode.DISCARD_TEMP: Unpin.TEMP_TABLE,
+        DiscardMode.DISCARD_SEQUENCES: Unpin.SEQUENCE,
+    }
     resets = (Setting("all", None, False),) if node.target == DiscardMode.DISCARD_ALL else ()
     return {
         "settings": resets,
@@ -145,6 +149,7 @@ def _prepare(node: Any, found: Mentions) -> Facts:
     # What the statement inside would do, it does at EXECUTE.
     return {
         "kind": Kind.PREPARE, "prepared_name": node.name, "pin": None, "settings": (), "unpin": None,
+        "reads_drawn": False,
         "functions": frozenset(), "locks_rows": False, "has_nested_writes": False,
     }  # fmt: skip
 

@@ -65,6 +65,7 @@ class Pin(StrEnum):
     SETTING = "setting with a computed value"
     UNTOLD = "what a function may have left cannot be asked for"
     BACKSLASH = "backslash while standard_conforming_strings is off"
+    SEQUENCE = "lastval() or currval() outside a transaction"
 
 
 class Unpin(StrEnum):
@@ -75,6 +76,7 @@ class Unpin(StrEnum):
     HOLD_CURSOR = "CLOSE"
     PREPARE = "DEALLOCATE ALL"
     TEMP_TABLE = "DISCARD TEMP"
+    SEQUENCE = "DISCARD SEQUENCES"
     ALL = "DISCARD ALL"
 
 
@@ -142,6 +144,7 @@ class Statement:
     targets: tuple[Target, ...] = ()  # the top-level target first
     has_nested_writes: bool = False  # a data-modifying CTE
     functions: frozenset[Name] = frozenset()
+    reads_drawn: bool = False  # lastval(), currval(): what this session drew from sequences
     relations: frozenset[Name] = frozenset()  # everything mentioned, subqueries too, CTE names not
     operators: frozenset[str] = frozenset()
     types: frozenset[str] = frozenset()  # without schemas

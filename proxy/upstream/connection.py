@@ -57,6 +57,7 @@ class ServerConnection(asyncio.Protocol):
         self.statements = ServerStatements(bytes_max=_STATEMENTS_BYTES_MAX)
         self.applied = settings.NONE
         self.left_by: object = None  # the session whose functions may have made settings here, if any
+        self.drawn_by: object = None  # the session that wrote here last: lastval() is of what it drew
         self.parameters: dict[str, str] = {}
         self.cancel_key = b""
         self.cancels_count = 0  # cancel requests on their way; lent again only when they have arrived
