@@ -85,6 +85,7 @@ async def test_switches_to_and_fro_fail_nothing_on_either_proxy(
     old, new = make_database(pg16, SCHEMA), make_database(pg18, EMPTY_SCHEMA)
     async with Fleet(tmp_path, old, new) as fleet:
         longest_ms: list[float] = []
+        calm_ms: list[float] = []  # in as much time before each switch: what the load itself costs
         began_s = time.monotonic()
         urls = [proxy.url() for proxy in fleet.proxies]
         async with working(fleet, urls, CLIENTS, pace_s=0.005) as clients:
@@ -95,11 +96,14 @@ async def test_switches_to_and_fro_fail_nothing_on_either_proxy(
                 ordered_s = time.monotonic()
                 await fleet.settle(to)
                 await all_go_on(clients)
-                longest_ms += [client.longest_ms(ordered_s, time.monotonic()) for client in clients]
+                now_s = time.monotonic()
+                longest_ms += [client.longest_ms(ordered_s, now_s) for client in clients]
+                calm_ms += [client.longest_ms(2 * ordered_s - now_s, ordered_s) for client in clients]
             writes = sum(len(client.done) for client in clients)
             rate = writes / (time.monotonic() - began_s)
         print(f"{CLIENTS} clients, {SWITCHES} switches, {writes} transfers, {rate:.0f}/s")
         print(f"longest wait per client and switch: {histogram(longest_ms)}")
+        print(f"in as much time before it:          {histogram(calm_ms)}")
         assert [failure for client in clients for failure in client.failures] == []
         assert [client.lost_count + client.refused_count for client in clients] == [0] * CLIENTS
         await require_whole(fleet, (pg16, pg18), clients)
