@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _TEND_INTERVAL_S = 0.1
+_ASLEEP_S = 1.0
 _UNLIMITED = 1 << 30
 _DEFAULT_SEARCH_PATH = '"$user", public'
 
@@ -312,13 +313,17 @@ class Database:
 
     async def tend(self) -> None:
         """Look after the pools until cancelled."""
+        looked_s = now_s()
         while True:
             await asyncio.sleep(_TEND_INTERVAL_S)
+            looked_before_s, looked_s = looked_s, now_s()
+            late_s = looked_s - looked_before_s - _TEND_INTERVAL_S
+            asleep_s = late_s if late_s > _ASLEEP_S else 0.0  # stopped, or its machine paused
             settings = self.configuration.pool
             self.settle_acks()
             self._tend_breaker()
             for key, pool in list(self._pools.items()):
-                pool.tend(idle_s=settings.idle_s, lifetime_s=settings.lifetime_s)
+                pool.tend(idle_s=settings.idle_s, lifetime_s=settings.lifetime_s, asleep_s=asleep_s)
                 if pool.is_forgettable:
                     del self._pools[key]  # of a user who is gone
 

@@ -167,9 +167,16 @@ class Pool:
             server.on_cancelled = None
             self.release(server)
 
-    def tend(self, *, idle_s: float, lifetime_s: float) -> None:
-        """Do what is due: end waits that took too long, retry, close what idled or lived too long."""
+    def tend(self, *, idle_s: float, lifetime_s: float, asleep_s: float = 0.0) -> None:
+        """Do what is due: end waits that took too long, retry, close what idled or lived too long.
+
+        Args:
+            asleep_s: How long this process did not run since the last call; nobody was waiting for a
+                server then.
+        """
         now = self._clock()
+        if asleep_s:
+            self._waiters = deque((waiter, began_s + asleep_s) for waiter, began_s in self._waiters)
         while self._waiters and now - self._waiters[0][1] > self.wait_s:
             waiter, _ = self._waiters.popleft()
             waiter.server_refused(self._timeout())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -47,3 +49,25 @@ def test_a_client_that_waited_gets_a_connection_of_the_reserve(limited: Running)
     with psycopg.connect(limited.url()) as first, psycopg.connect(limited.url()) as second:
         first.execute("SELECT 1")
         assert second.execute("SELECT 2").fetchone() == (2,)
+
+
+def test_nobody_has_waited_while_the_proxy_did_not_run(old_db: str, new_db: str, tmp_path: Path) -> None:
+    """A virtual machine that pauses ends no statement that its clients still wait for."""
+    changes = {"mirror": {"enabled": False}, "pool": {"size": 1, "wait": "2s"}}
+    with Running(tmp_path, old_db, new_db, changes) as running, ThreadPoolExecutor() as beside:
+        running.start()
+        assert running.process is not None
+        (worker,) = [
+            child for child in psutil.Process(running.process.pid).children() if "worker" in child.cmdline()
+        ]
+        with psycopg.connect(running.url()) as first, psycopg.connect(running.url()) as second:
+            first.execute("SELECT txid_current()")
+            waiting = beside.submit(second.execute, "SELECT 2")
+            while not running.status()["clients"]["waiting"]:
+                time.sleep(0.01)
+            worker.suspend()
+            ending = beside.submit(first.commit)
+            time.sleep(4)  # twice as long as anybody may wait
+            worker.resume()
+            assert waiting.result().fetchone() == (2,)
+            ending.result()

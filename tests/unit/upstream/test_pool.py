@@ -356,6 +356,19 @@ async def test_a_wait_ends_when_it_took_too_long(opener: Opener) -> None:
     assert late.problem.sqlstate == "53300"
 
 
+async def test_nobody_waited_while_the_process_did_not_run(opener: Opener) -> None:
+    pool = make_pool(opener, size=1)
+    ask(pool)
+    opener.clock.now_s += 6
+    late = ask(pool)
+    opener.clock.now_s += 20
+    pool.tend(idle_s=IDLE_S, lifetime_s=LIFETIME_S, asleep_s=19)
+    assert not late.is_told
+    opener.clock.now_s += 10
+    tend(pool)
+    assert isinstance(late.problem, PoolTimeout)
+
+
 async def test_an_unreachable_authority_is_waited_for_and_its_failure_is_the_reason(opener: Opener) -> None:
     pool = make_pool(opener)
     waiter = ask(pool)
