@@ -97,8 +97,11 @@ class Conductor:
         self._known: Outcome | None = None
         self._held_s = 0.0
 
-    async def recover(self) -> Reading:
+    async def recover(self, *, is_own: bool = False) -> Reading:
         """Bring an unfinished switch to its end, and return who the authority is.
+
+        Args:
+            is_own: We have begun it, and shall write it into the history.
 
         Raises:
             SwitchRefused: The states contradict each other; an operator must look.
@@ -115,6 +118,11 @@ class Conductor:
             if found.situation is not Situation.SETTLED:
                 await self._follow(connections[found.authority.other], found.epoch)
                 await self._proxies.release(found.authority, found.epoch)
+        if found.has_moved and not is_own:
+            await self._record(
+                Outcome(True, found.authority, found.epoch, reason="finished after its engine had ended"),
+                found.authority,
+            )
         return found._replace(situation=Situation.SETTLED)
 
     async def switch(
@@ -165,7 +173,7 @@ class Conductor:
             reason = str(error) or type(error).__name__
         known = self._known
         if known is None:
-            found = await self.recover()
+            found = await self.recover(is_own=True)
             known = Outcome(found.authority is note.to, found.authority, found.epoch)
         return known if known.is_done else known._replace(reason=reason)
 
@@ -336,8 +344,9 @@ class Conductor:
                     await self._follow(connection, outcome.epoch)
                     await connection.execute(
                         "INSERT INTO crossfade.switches (epoch, moved_from, moved_to, pause_ms, outcome,"
-                        " reason) VALUES ($1, $2, $3, $4, $5, $6)",
-                        outcome.epoch, to.other.value, to.value, outcome.pause_s * 1000,
+                        " reason) SELECT $1, $2, $3, $4, $5::text, $6 WHERE $5 <> 'done' OR NOT EXISTS"
+                        " (SELECT FROM crossfade.switches WHERE epoch = $1 AND outcome = 'done')",
+                        outcome.epoch, to.other.value, to.value, outcome.pause_s * 1000 or None,
                         "done" if outcome.is_done else "undone", outcome.reason or None,
                     )  # fmt: skip
                 finally:

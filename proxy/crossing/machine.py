@@ -39,6 +39,7 @@ class Reading(NamedTuple):
     authority: Side
     epoch: int
     reason: str = ""
+    has_moved: bool = False  # by a switch that whoever began it has not told the other side of
 
 
 class Reign(NamedTuple):
@@ -58,9 +59,11 @@ def read(old: State, new: State) -> Reading:
         side = Side.OLD if old.is_authority else Side.NEW
         here, there = (old, new) if old.is_authority else (new, old)
         settled = there.epoch == here.epoch and there.switching is None and here.switching is None
-        return Reading(Situation.SETTLED if settled else Situation.FOLLOW, side, here.epoch)
+        has_moved = there.switching is not None and there.switching["to"] == side
+        situation = Situation.SETTLED if settled else Situation.FOLLOW
+        return Reading(situation, side, here.epoch, has_moved=has_moved)
     notes = [state.switching for state in (old, new) if state.switching is not None]
     if len(notes) != 1:
         reason = "no cluster is the authority, and " + ("both" if notes else "none") + " noted a switch"
         return Reading(Situation.IMPOSSIBLE, Side.OLD, old.epoch, reason)
-    return Reading(Situation.FINISH, Side(notes[0]["to"]), int(notes[0]["epoch"]))
+    return Reading(Situation.FINISH, Side(notes[0]["to"]), int(notes[0]["epoch"]), has_moved=True)

@@ -20,6 +20,7 @@ from proxy.routing.policy import Side
 from tests.conftest import start_or_skip
 from tests.integration.crossings import Crossing
 
+HISTORY = "SELECT epoch, moved_to, outcome FROM crossfade.switches ORDER BY at"
 SEQUENCES = {"users": "users_id_seq", "orders": "orders_id_seq", "countdown": "below"}
 
 
@@ -45,7 +46,7 @@ async def test_there_and_back_with_everything(crossing: Crossing) -> None:
         assert await crossing.is_equal()
         assert await crossing.entries() == 0
         print(f"to {to}: {outcome.pause_s * 1000:.0f} ms")
-    history = await crossing.new.fetch("SELECT epoch, moved_to, outcome FROM crossfade.switches ORDER BY at")
+    history = await crossing.new.fetch(HISTORY)
     assert [tuple(row) for row in history] == [
         (2, "new", "done"), (3, "old", "done"), (4, "new", "done"), (5, "old", "done")
     ]  # fmt: skip
@@ -208,5 +209,7 @@ async def test_a_target_that_dies_in_the_decision_is_waited_for(
         await after.resume(crossing)
         assert (await after.conductor().recover()).authority is Side.NEW
         assert await after.authority() is Side.NEW
+        assert await after.old.fetch(HISTORY) == [(2, "new", "done")]  # whoever has finished it
         assert await after.is_equal()
         assert (await after.switch(Side.OLD)).is_done
+        assert await after.old.fetch(HISTORY) == [(2, "new", "done"), (3, "old", "done")]

@@ -52,8 +52,12 @@ def test_the_two_directions_mirror_each_other() -> None:
     ("old", "new", "expected"),
     [
         (state(reigns=True), state(), Reading(Situation.SETTLED, Side.OLD, 4)),
-        (state(to="new"), state(), Reading(Situation.FINISH, Side.NEW, 5)),
-        (state(to="new"), state(reigns=True, epoch=5), Reading(Situation.FOLLOW, Side.NEW, 5)),
+        (state(to="new"), state(), Reading(Situation.FINISH, Side.NEW, 5, has_moved=True)),
+        (
+            state(to="new"),
+            state(reigns=True, epoch=5),
+            Reading(Situation.FOLLOW, Side.NEW, 5, has_moved=True),
+        ),
         (state(epoch=5), state(reigns=True, epoch=5), Reading(Situation.SETTLED, Side.NEW, 5)),
         # Taken back: the source reigns again, in an epoch that the target has not heard of.
         (state(reigns=True, epoch=5), state(), Reading(Situation.FOLLOW, Side.OLD, 5)),
