@@ -244,10 +244,10 @@ class Supervisor:
             return None
 
     async def _reports(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        answers = await asyncio.gather(
-            *(self._report(child) for child in (self._engine, *self._workers)),
-        )
-        engine, *workers = answers
+        children = (self._engine, *self._workers)
+        engine, *workers = await asyncio.gather(*(self._report(child) for child in children))
+        for name, told in (engine or {}).items():
+            self._orders.carried_out(name, told["authority"])  # also by others, or before it was given
         return engine or {}, [worker for worker in workers if worker is not None]
 
     async def _report(self, child: Child) -> Any:
@@ -264,8 +264,7 @@ class Supervisor:
             if database not in self._config.databases:
                 return  # it has left, and is only drained
             if not await self._primaries.follow(self._config, database):
-                return
-            # There may have been a reload meanwhile: what is in force now gets the leader.
+                return  # else: there may have been a reload meanwhile, what is in force now gets the leader
             self._config = self._primaries.apply(self._config, self._config)
         async with self._configuring:
             await self._all_workers(calls.Configure(self._config), timeout_s=_CALL_TIMEOUT_S)

@@ -42,10 +42,11 @@ from proxy.session.settings import Settings
 from proxy.sql.statement import Kind, Statement
 from proxy.upstream.cancels import Cancels
 from proxy.upstream.connection import ServerConnection, open_connection
-from proxy.upstream.pool import Pool, PoolStatistics
+from proxy.upstream.pool import Pool, PoolStatistics, Waiter
 from proxy.wire.auth import NO_PROOF
 
 if TYPE_CHECKING:
+    from proxy.server.link import Link
     from proxy.server.session import Session
     from proxy.server.state import State
 
@@ -168,12 +169,12 @@ class Database:
         for session in list(self.sessions):
             session.grace_ended()
 
-    def pool_for(self, state: State, request: Request) -> Pool:
-        """Return the pool from which a request outside a transaction gets its server."""
-        pool = self.write_pool(state) if request.goes_to_authority else self.read_pool(state)
-        if request.reads_drawn:
-            pool.prefer(state)
-        return pool
+    def lend(self, link: Link, state: State, request: Request, waiter: Waiter) -> ServerConnection | None:
+        """Link an idle server for a request outside a transaction, or let it wait for one."""
+        is_read = not request.goes_to_authority
+        pool = self.read_pool(state) if is_read else self.write_pool(state)
+        drawer = state if request.reads_drawn else None
+        return link.take_or_wait(pool, state.wanted(is_read=is_read), waiter, drawer)
 
     def write_pool(self, state: State) -> Pool:
         """Return the pool of the authority."""

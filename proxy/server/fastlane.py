@@ -121,10 +121,11 @@ class FastLane:
         assert server is not None
         server.statements.unnamed = None
         state.extended.statements.close(UNNAMED)
+        self._positions = None
         if shortcut.tag is None:
             return self._run(server, shortcut.judged, None, data, data)
         own = data[_HEADER_SIZE:-1].rstrip(_TRAILING)
-        self._prefix_length, self._positions = len(shortcut.prefix), None
+        self._prefix_length = len(shortcut.prefix)
         payload = messages.query(shortcut.prefix + own + shortcut.suffix)
         return self._run(server, shortcut.judged, shortcut.tag, data, payload)
 
@@ -150,7 +151,7 @@ class FastLane:
         if judged.is_write:
             self._link.begins_write()
             server.drawn_by = self._state
-            self._state.has_written |= self.has_changed
+            self._state.has_written |= self.has_changed or judged.begins
         server.write(payload)
         return True
 
@@ -161,6 +162,8 @@ class FastLane:
             return False
         self.has_changed = self._link.server is not None
         if self.has_changed:
+            if judged.ends_only and state.has_written and state.database.acks.timeout_s is not None:
+                return False  # its acknowledgement waits for the mirror
             return status == IN_TRANSACTION and not state.is_audited  # nothing is routed there
         database = state.database
         if judged.is_write and (database.hold.is_on or database.acks.timeout_s is not None):

@@ -34,16 +34,18 @@ class Link:
         """Whether a cancel is on its way to the server."""
         return self.server is not None and self.server.cancels_count > 0
 
-    def take(self, pool: Pool, wanted: Settings) -> ServerConnection | None:
-        """Take an idle connection of a pool at once, or return None."""
-        server = pool.take(wanted)
+    def take(self, pool: Pool, wanted: Settings, drawer: object = None) -> ServerConnection | None:
+        """Take an idle connection of a pool at once, or return None; otherwise as `Pool.take`."""
+        server = pool.take(wanted, drawer)
         if server is not None:
             self.pool, self.server, server.owner = pool, server, self._owner
         return server
 
-    def take_or_wait(self, pool: Pool, wanted: Settings, waiter: Waiter) -> ServerConnection | None:
+    def take_or_wait(
+        self, pool: Pool, wanted: Settings, waiter: Waiter, drawer: object = None
+    ) -> ServerConnection | None:
         """Take an idle connection of a pool, or return None and wait for one."""
-        server = self.take(pool, wanted)
+        server = self.take(pool, wanted, drawer)
         if server is None:
             self.pool = pool
             pool.wait(waiter)

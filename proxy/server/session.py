@@ -195,8 +195,7 @@ class Session:
             else:
                 self._send(request)
             return
-        wanted = self.state.wanted(is_read=not request.goes_to_authority)
-        if self._link.take_or_wait(database.pool_for(self.state, request), wanted, self) is not None:
+        if database.lend(self._link, self.state, request, self) is not None:
             self._send(request)
 
     def resume(self, request: Request) -> None:

@@ -105,9 +105,15 @@ class Pool:
         self._has_opened = False
         self.is_closed = False
 
-    def take(self, wanted: Settings = NONE) -> ServerConnection | None:
-        """Return an idle connection at once, with these settings if there is one; or None: then `wait`."""
-        if self._idle and self._idle[-1].applied is not wanted:
+    def take(self, wanted: Settings = NONE, drawer: object = None) -> ServerConnection | None:
+        """Return an idle connection at once; or None: then `wait`.
+
+        Args:
+            wanted: One that has these settings is better.
+            drawer: And best is the one on which this session wrote last.
+        """
+        is_found = drawer is not None and self._bring_up_drawn(drawer)
+        if not is_found and self._idle and self._idle[-1].applied is not wanted:
             self._bring_up(wanted)
         while self._idle and not self._waiters:
             server = self._idle.pop()
@@ -116,12 +122,13 @@ class Pool:
                 return server
         return None
 
-    def prefer(self, drawer: object) -> None:
-        """Lend next the connection on which somebody wrote last, if nobody has it."""
+    def _bring_up_drawn(self, drawer: object) -> bool:
+        """Put the connection on which a session wrote last where the next one is taken from."""
         for at, server in enumerate(self._idle):
             if server.drawn_by is drawer:
                 self._idle.append(self._idle.pop(at))
-                return
+                return True
+        return False
 
     def _bring_up(self, wanted: Settings) -> None:
         """Put a connection that needs no SET where the next one is taken from.

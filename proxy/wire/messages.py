@@ -157,13 +157,12 @@ def error_of(problem: ProxyError) -> bytes:
 
 
 def sqlstate(body: bytes) -> str:
-    """Return the SQLSTATE of an ErrorResponse body without decoding the rest."""
-    at = 0
-    while at < len(body) and body[at]:
-        end = body.find(b"\0", at)
-        if body[at] == 0x43:  # C
-            return body[at + 1 : end].decode(errors="replace")
-        at = end + 1
+    """Return the SQLSTATE of an ErrorResponse body without decoding the rest; "" if it has none."""
+    for field in body.split(b"\0"):
+        if field[:1] == b"C":
+            return field[1:].decode(errors="replace")
+        if not field:
+            break
     return ""
 
 

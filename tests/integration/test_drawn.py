@@ -68,6 +68,18 @@ def test_own_value_is_told_whoever_writes_in_between(join: Callable[[], Session]
         assert one(TOLD) == (drawn, drawn)
 
 
+def test_own_value_is_told_after_a_read(join: Callable[[], Session]) -> None:
+    """A read leaves its server in another mode, in which a write would rather have another server."""
+    one, other = join(), join()
+    other("BEGIN")
+    other(DRAW)
+    (drawn,) = one(DRAW)
+    other("COMMIT")
+    one("SELECT count(*) FROM orders")
+    one("SELECT count(*) FROM orders")
+    assert one(TOLD) == (drawn, drawn)
+
+
 def test_value_that_another_session_has_run_over_is_an_error_and_not_theirs(
     join: Callable[[], Session],
 ) -> None:

@@ -87,6 +87,8 @@ def test_an_error_is_read_as_it_was_written(fields: dict[str, str]) -> None:
 def test_the_sqlstate_is_a_field_and_not_a_letter_of_another() -> None:
     assert messages.sqlstate(b"SERROR\0MC42P01 is not it\0C57014\0\0") == "57014"
     assert messages.sqlstate(b"") == ""
+    assert messages.sqlstate(b"no end") == ""
+    assert messages.sqlstate(b"Sno end\0Cno end") == "no end"
 
 
 def test_an_error_of_ours_tells_the_driver_what_to_do() -> None:
