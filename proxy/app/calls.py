@@ -46,6 +46,14 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Obeyed:
+    """From the engine: writes are where an order wanted them."""
+
+    database: str
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """A cancel key that another worker, or a proxy on another host, did not know.
 

@@ -12,7 +12,7 @@ import socket
 from typing import Any, NamedTuple
 
 from proxy.app import calls
-from proxy.app.channel import Channel
+from proxy.app.channel import Channel, PeerGone
 from proxy.config.model import Database as Configuration
 from proxy.crossing.engine import Engine
 from proxy.crossing.peers import Peers
@@ -42,6 +42,12 @@ class RemoteProxies:
         """End the hold; the authority is new if the switch was done."""
         call = calls.Release(self._database, authority.value if authority is not None else None, epoch)
         await self._channel.call(call, timeout_s=_CALL_TIMEOUT_S)
+
+    async def obeyed(self, authority: Side) -> None:
+        """Tell that an order is carried out, for the next engine. Untold, that one finds out itself."""
+        with contextlib.suppress(PeerGone, TimeoutError):
+            call = calls.Obeyed(self._database, authority.value)
+            await self._channel.call(call, timeout_s=_CALL_TIMEOUT_S)
 
 
 class _Owned(NamedTuple):
@@ -103,7 +109,7 @@ class EngineProcess:
         own = RemoteProxies(self._channel, configuration.name)
         peers = Peers(owner, clusters, own, on_cancel=self._cancel_here)
         peers.tell_of(File(configuration.rollout.writes_on, self._config.digest))
-        engine = Engine(configuration, peers, owner, is_ordered=is_ordered)
+        engine = Engine(configuration, peers, owner, is_ordered=is_ordered, obeyed=own.obeyed)
         tasks = (self._group.create_task(peers.run()), self._group.create_task(engine.run()))
         self._owned[configuration.name] = _Owned(engine, peers, tasks)
 

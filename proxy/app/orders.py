@@ -36,7 +36,7 @@ class Orders:
             if is_order:
                 self._wanted[name] = wanted
 
-    def carried_out(self, database: str, authority: str | None) -> None:
-        """Learn of the end of a hold; `authority` is None where it stayed as it was."""
-        if self._wanted.get(database) == authority is not None:
+    def carried_out(self, database: str, authority: str) -> None:
+        """Learn where writes are; the order may be a newer one by now, and then stays."""
+        if self._wanted.get(database) == authority:
             del self._wanted[database]

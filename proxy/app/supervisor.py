@@ -218,8 +218,9 @@ class Supervisor:
         elif isinstance(call, calls.Hold):
             open_counts = await self._all_workers(call, timeout_s=call.drain_s + 1)
             return sum(count for count in open_counts if isinstance(count, int))
-        elif isinstance(call, calls.Release):
+        elif isinstance(call, calls.Obeyed):
             self._orders.carried_out(call.database, call.authority)
+        elif isinstance(call, calls.Release):
             await self._all_workers(call, timeout_s=_CALL_TIMEOUT_S)
         elif isinstance(call, calls.Promoted):
             await self._follow(call.database)
@@ -246,8 +247,6 @@ class Supervisor:
     async def _reports(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         children = (self._engine, *self._workers)
         engine, *workers = await asyncio.gather(*(self._report(child) for child in children))
-        for name, told in (engine or {}).items():
-            self._orders.carried_out(name, told["authority"])  # also by others, or before it was given
         return engine or {}, [worker for worker in workers if worker is not None]
 
     async def _report(self, child: Child) -> Any:
@@ -326,7 +325,9 @@ class Supervisor:
             for name in new:
                 await self._primaries.follow(config, name)
         if new and self._config.flags is not None:
-            await self._flags.look(config)  # before the engine could take them for orders
+            # Before the engine could take them for orders. Others' flags are not looked at: the first value
+            # of one of them would be taken for one.
+            await self._flags.look(config, new)
 
     async def _flags_have_changed(self, is_order: bool) -> None:
         values = {flag.key: value for flag, value in self._flags.values.items()}

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import structlog
@@ -63,6 +64,7 @@ class Engine:
         owner: The name under which it holds the lease.
         is_ordered: Whether the line writes_on is an order that an engine before this one has not
             carried out.
+        obeyed: Called when the order that is given is one no more: writes are where it wanted them.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         owner: str,
         *,
         is_ordered: bool = False,
+        obeyed: Callable[[Side], Awaitable[None]] | None = None,
         clock: Clock = now_s,
     ) -> None:
         self.configuration = configuration
@@ -89,6 +92,7 @@ class Engine:
         self._clock = clock
         self._told = ""  # the objection that was logged last, without its numbers
         self._is_ordered = is_ordered
+        self._obeyed = obeyed
         self._changed = asyncio.Event()
         self._surveyor = Surveyor(lambda: self.configuration, name=owner, clock=clock)
         self._switch_after_s = 0.0
@@ -151,8 +155,7 @@ class Engine:
                 _log.exception("engine will try again", database=self.configuration.name)
             finally:
                 self.lease = self.reign = None
-            if await self._surveyor.look_alone(reason) is self._wanted():
-                self._is_ordered = False  # somebody else has carried it out
+            await self._authority_is(await self._surveyor.look_alone(reason))
             await asyncio.sleep(_RETRY_S)
 
     async def _own(self) -> None:
@@ -192,8 +195,7 @@ class Engine:
         while True:
             found = await conductor.recover()
             self.reign = Reign(found.authority, found.epoch)
-            if found.authority is self._wanted():
-                self._is_ordered = False  # an order is carried out once
+            await self._authority_is(found.authority)
             source, target = (old, new) if found.authority is Side.OLD else (new, old)
             configuration = self.configuration
             self.converger = Converger(
@@ -278,6 +280,13 @@ class Engine:
     def _wanted(self) -> Side:
         return Side(self.configuration.rollout.writes_on)
 
+    async def _authority_is(self, authority: Side | None) -> None:
+        """Take an order as carried out, by whomever, or as taken back: it is obeyed once."""
+        if self._is_ordered and authority is self._wanted():
+            self._is_ordered = False
+            if self._obeyed is not None:
+                await self._obeyed(authority)
+
     @property
     def refused(self) -> str | None:
         """Why writes are not where the configuration wants them; None: they are, or soon will be."""
@@ -308,7 +317,10 @@ class Engine:
             if objection is not None:
                 name = self.configuration.name
                 _log.warning("writes are not moved", database=name, to=wanted.value, reason=objection)
-        if wanted is reign.authority or self.survey is None or objection is not None:
+        if wanted is reign.authority:
+            await self._authority_is(wanted)
+            return False
+        if self.survey is None or objection is not None:
             return False
         if self.survey.writes_on != wanted:
             return False  # it is of before the order: the next one comes soon

@@ -7,7 +7,7 @@ So the first value that is ever seen is told apart (`is_first`): it was there be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import structlog
@@ -36,14 +36,20 @@ class FlagWatch:
         self._open = open_provider
         self._ask: Ask | None = None
 
-    async def look(self, config: Config) -> tuple[bool, bool]:
+    async def look(self, config: Config, only: Collection[str] | None = None) -> tuple[bool, bool]:
         """Ask for every flag once; return whether any value changed, and whether any was the first.
 
         A change and a first value at once count as first: an order is only what was surely one.
+
+        Args:
+            only: The databases whose flags are asked for; None: all.
         """
-        problems: dict[str, str] = {}
+        flags = list(flags_of(config))
+        asked = [flag for flag in flags if only is None or flag.database in only]
+        kept = {flag.key for flag in flags} - {flag.key for flag in asked}
+        problems = {key: problem for key, problem in self.problems.items() if key in kept}
         has_changed = is_first = False
-        for flag in flags_of(config):
+        for flag in asked:
             try:
                 value = meaning(flag, await self._value(flag))
             except (FlagsUnavailable, ValueError, TimeoutError) as error:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -37,9 +37,12 @@ async def crossing(old_db: str, new_db: str) -> AsyncIterator[Crossing]:
 
 
 @contextlib.asynccontextmanager
-async def running(crossing: Crossing, **rollout: Any) -> AsyncIterator[Engine]:
+async def running(
+    crossing: Crossing, *, obeyed: Callable[[Side], Awaitable[None]] | None = None, **rollout: Any
+) -> AsyncIterator[Engine]:
     """An engine at work, in this process."""
-    engine = Engine(configured(crossing, **rollout), crossing.proxies, leases.new_owner())
+    configuration = configured(crossing, **rollout)
+    engine = Engine(configuration, crossing.proxies, leases.new_owner(), obeyed=obeyed)
     task = asyncio.create_task(engine.run())
     try:
         yield engine
@@ -270,3 +273,33 @@ async def test_an_order_outlives_a_fault_of_ours(crossing: Crossing, monkeypatch
         engine.configure(configured(crossing, writes_on="new"))
         await until(lambda: engine.reign is not None and engine.reign.authority is Side.NEW)
     assert faults
+
+
+async def test_an_order_that_was_taken_back_does_not_undo_what_another_proxy_moves(
+    crossing: Crossing,
+) -> None:
+    told: asyncio.Queue[Side] = asyncio.Queue()
+    crossing.proxies.open_count = 1
+    async with running(crossing, obeyed=told.put, max_pause_s=MAX_PAUSE_S) as engine:
+        await until(lambda: gates_hold(engine))
+        engine.configure(configured(crossing, writes_on="new", max_pause_s=MAX_PAUSE_S))
+        await until(lambda: "1 write transactions were still open" in str(engine.refused))
+        engine.configure(configured(crossing, writes_on="old", max_pause_s=MAX_PAUSE_S))
+        assert await told.get() is Side.OLD
+        await crossing.succeed()
+        crossing.proxies.open_count = 0
+        assert (await crossing.switch(Side.NEW)).is_done
+        await until(lambda: engine.reign is not None and engine.reign.authority is Side.NEW)
+        await until(lambda: "since before this process started" in str(engine.refused))
+        await until(lambda: gates_hold(engine))  # nothing but that holds it back
+        assert await crossing.authority() is Side.NEW
+    assert told.empty()
+
+
+async def test_an_order_that_was_carried_out_is_told_of(crossing: Crossing) -> None:
+    told: asyncio.Queue[Side] = asyncio.Queue()
+    async with running(crossing, obeyed=told.put) as engine:
+        await until(lambda: gates_hold(engine))
+        engine.configure(configured(crossing, writes_on="new"))
+        assert await told.get() is Side.NEW
+    assert await crossing.authority() is Side.NEW

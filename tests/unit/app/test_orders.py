@@ -28,7 +28,6 @@ def test_a_changed_line_is_an_order_until_it_is_carried_out() -> None:
     orders.follow(NEW, NEW, is_order=True)  # another line has changed
     orders.follow(NEW, NEW, is_order=False)
     assert orders.open == {"app"}
-    orders.carried_out("app", None)  # a hold has ended, and all is as it was
     orders.carried_out("app", "old")
     orders.carried_out("other", "new")
     assert orders.open == {"app"}

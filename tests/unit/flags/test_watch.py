@@ -64,3 +64,13 @@ async def test_a_provider_that_comes_late_orders_nothing() -> None:
     assert await flags.look(CONFIG) == (False, False)
     provider.values = {"reads": 5, "writes": "new"}
     assert await flags.look(CONFIG) == (True, True)
+
+
+async def test_only_the_flags_of_some_databases_are_asked_for() -> None:
+    provider = Provider(reads=5)
+    flags = watch(provider)
+    await flags.look(CONFIG)
+    provider.values = {"reads": 6, "writes": "new"}
+    assert await flags.look(CONFIG, only=["other"]) == (False, False)
+    assert flags.values == {READS: 0.05}
+    assert flags.problems == {"writes": "flag writes is not there"}
