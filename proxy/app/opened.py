@@ -63,6 +63,7 @@ class Opened:
         if configuration.tables != tables:
             await self._read_catalog(self.database.authority, ProbingKeeper())
         self._stale.set()
+        self._monitor.look_now()  # what it knows may matter from now on
 
     async def hold(self, *, limit_s: float, drain_s: float) -> int:
         """Hold new write transactions; return how many are still open after `drain_s`."""

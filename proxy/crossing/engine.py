@@ -48,6 +48,7 @@ from proxy.routing.policy import Side
 
 _log = structlog.get_logger()
 _PASS_INTERVAL_S = 0.04  # lets writes gather; also about how stale the mirror is
+_IDLE_INTERVAL_MAX_S = 0.2  # while nothing is written, and nobody reads the mirror or waits for it
 _RETRY_S = 1.0
 _SWITCH_RETRY_S = 3.0  # after one that was undone: it has cost the clients a pause; twice as long each time
 _SWITCH_RETRY_MAX_S = 60.0
@@ -236,6 +237,7 @@ class Engine:
         assert converger is not None
         newcomers = Newcomers(self.configuration, reign.authority)
         backfill_at_s = 0.0
+        interval_s = _PASS_INTERVAL_S
         while not self._changed.is_set():
             if not self.configuration.mirror.enabled:
                 await self._idle(reign)
@@ -251,8 +253,15 @@ class Engine:
                 backfill_at_s = self._clock() + (step.wait_s if step is not None else _RETRY_S)
             if await self._switch_if_ordered(conductor, reign):
                 return
+            is_idle = done.entries_count == 0 and not self._is_mirror_used
+            interval_s = min(interval_s * 1.5, _IDLE_INTERVAL_MAX_S) if is_idle else _PASS_INTERVAL_S
             if done.is_complete or done.rows_count == 0:
-                await asyncio.sleep(_PASS_INTERVAL_S)
+                await asyncio.sleep(interval_s)
+
+    @property
+    def _is_mirror_used(self) -> bool:
+        """Whether clients read the mirror, or wait for it."""
+        return self.configuration.rollout.reads_on_new_ratio > 0 or self.configuration.mirror.ack == "sync"
 
     def _is_covered(self, backfill: Backfill) -> bool:
         """Return whether the backfill knows the tables as the last survey saw them."""

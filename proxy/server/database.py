@@ -154,11 +154,16 @@ class Database:
             for session in list(self.sessions):
                 session.authority_moved()
 
+    @property
+    def needs_freshness(self) -> bool:
+        """Whether it matters how fresh each server is, or is in doubt who the authority is."""
+        has_choice = len(self.servers) > 2 or self.configuration.rollout.reads_on_new_ratio > 0
+        return has_choice or self.acks.timeout_s is not None or self.hold.is_on
+
     def may_run(self, request: Request, server: ServerConnection) -> bool:
         """Return whether the server that a request has waited for is still the one for it."""
-        if request.goes_to_authority and self.is_elsewhere(server):
-            return False
-        return not (request.is_write and self.hold.is_on)
+        is_astray = request.goes_to_authority and self.is_elsewhere(server)
+        return not (is_astray or (request.is_write and self.hold.is_on))
 
     def is_elsewhere(self, server: ServerConnection) -> bool:
         """Return whether a server is not of the authority."""

@@ -34,6 +34,7 @@ from proxy.tls import contexts
 
 _log = structlog.get_logger()
 _POLL_INTERVAL_S = 0.05
+_IDLE_INTERVAL_S = 0.5  # while nothing depends on how fresh a server is
 _RETRY_INTERVAL_S = 0.5
 _TIMEOUT_S = 3.0
 _POSITIONS_MAX = 600  # half a minute of positions: a server further behind is not asked anyway
@@ -129,13 +130,18 @@ class Monitor:
                 else:
                     await self._look_at_primary(connection, place, freshness)
                 try:
-                    async with asyncio.timeout(_POLL_INTERVAL_S):
+                    async with asyncio.timeout(self._interval_s):
                         await self._wake.wait()
                     self._wake.clear()
                 except TimeoutError:
                     pass
         finally:
             connection.terminate()
+
+    @property
+    def _interval_s(self) -> float:
+        """How soon to look again."""
+        return _POLL_INTERVAL_S if self._database.needs_freshness else _IDLE_INTERVAL_S
 
     async def _look_at_primary(
         self, connection: asyncpg.Connection, place: Place, freshness: Freshness

@@ -15,6 +15,11 @@ from tests.unit.capture.sample import catalog
 OLD, NEW = Place(Side.OLD, 0), Place(Side.NEW, 0)
 
 
+LINES = {
+    "old": {"primary": "postgresql://u@a/x"}, "new": {"primary": "postgresql://u@c/x"}, "auth": "trust"
+}  # fmt: skip
+
+
 class Primary:
     """What a primary answers."""
 
@@ -33,14 +38,8 @@ class Watched:
     """A monitor whose servers answer when the test says so."""
 
     def __init__(self) -> None:
-        configuration = Configuration.model_validate(
-            {
-                "old": {"primary": "postgresql://u@a/x"},
-                "new": {"primary": "postgresql://u@c/x"}, "auth": "trust",
-            }
-        )  # fmt: skip
         self.now_s = 0.0
-        self.database = Database(configuration, Side.OLD, catalog())
+        self.database = Database(Configuration.model_validate(LINES), Side.OLD, catalog())
         self.database.epoch, self.database.has_state = 1, True
         self.told: list[tuple[Side, int]] = []
         self.monitor = Monitor(self.database, self._follow, clock=lambda: self.now_s)
@@ -104,3 +103,27 @@ async def test_a_mirror_without_progress_is_not_fresh(watched: Watched) -> None:
     await watched.look(OLD, Primary(reigns=True, epoch=1), 10)
     await watched.look(NEW, Primary(reigns=False, epoch=1, progress=None), 11)
     assert watched.fresh_until_s(NEW) == NEVER_S
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"old": {"primary": "postgresql://u@a/x", "replicas": ["postgresql://u@b/x"]}},
+        {"rollout": {"reads_on_new": "1%"}},
+        {"mirror": {"ack": "sync"}},
+    ],
+    ids=["a replica", "reads on the new cluster", "commits that wait"],
+)
+async def test_servers_are_asked_more_often_while_something_depends_on_it(
+    watched: Watched, lines: dict[str, Any]
+) -> None:
+    assert not watched.database.needs_freshness
+    watched.database.configure(Configuration.model_validate(LINES | lines))
+    assert watched.database.needs_freshness
+
+
+async def test_servers_are_asked_more_often_while_the_authority_is_in_doubt(watched: Watched) -> None:
+    watched.database.hold.begin(limit_s=60)
+    assert watched.database.needs_freshness
+    watched.database.hold.end()
+    assert not watched.database.needs_freshness
