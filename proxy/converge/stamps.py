@@ -16,21 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import asyncpg
-
 from proxy.catalog.bounds import key_array
 from proxy.clock import Clock
 from proxy.converge import ranges
 from proxy.converge.apply import RETRIES_MAX, Selection, attempt
-from proxy.converge.links import Links
-from proxy.converge.plan import Plan
-from proxy.converge.split import Outcome
+from proxy.converge.job import Job
 from proxy.converge.statistics import Walked
 from proxy.errors import TablePaused
 from proxy.ledger import entries
 from proxy.ledger.entries import Key
-from proxy.ledger.lease import Lease
-from proxy.ledger.reading import Batch
 
 STRETCH_PAGES = 256
 _SEARCH_PAGES = 65_536
@@ -105,37 +99,26 @@ class Stamps:
             for table_id, search in self._searches.items()
         }
 
-    async def go(
-        self,
-        links: Links,
-        lease: Lease,
-        table: Plan,
-        batch: Batch,
-        ledger_file: int,
-        outcome: Outcome,
-        deleter: asyncpg.Connection | None,
-        until_s: float,
-    ) -> None:
+    async def go(self, job: Job) -> None:
         """Converge stamped rows of a table until a time; entries that are done are deleted."""
-        search = self._searches.get(table.id)
+        table_id = job.table.id
+        search = self._searches.get(table_id)
         if search is None:
-            search = self._searches[table.id] = await _begin(links, batch, ledger_file, self._clock())
+            search = self._searches[table_id] = await _begin(job, self._clock())
         while search.files:
-            left = await _stretch(links, lease, table, search.files[-1], outcome, deleter)
+            left = await _stretch(job, search.files[-1])
             search.files[-1:] = [left] if left is not None else []
-            if search.files and self._clock() >= until_s:
-                outcome.left_count += batch.entries_count
+            if search.files and self._clock() >= job.until_s:
+                job.leave()
                 return
-        del self._searches[table.id]
-        writer = deleter or links.writer
-        cleared = await entries.delete(writer, lease, search.ctids, ledger_file=search.ledger_file)
-        outcome.entries_count += cleared
+        del self._searches[table_id]
         # Entries that came after the search began are for the next one.
-        outcome.left_count += batch.entries_count - cleared
+        job.leave(await job.clear(search.ctids, ledger_file=search.ledger_file))
 
 
-async def _begin(links: Links, batch: Batch, ledger_file: int, now_s: float) -> _Search:
-    rows = await links.writer.fetch(
+async def _begin(job: Job, now_s: float) -> _Search:
+    batch, ledger_file = job.batch, job.ledger_file
+    rows = await job.links.writer.fetch(
         _FILES.format(ctids=batch.ctids, same_file=entries.same_file(ledger_file))
     )
     files = [_File(*row) for row in rows]
@@ -146,15 +129,9 @@ def _pages(files: list[_File]) -> int:
     return sum(file.pages - file.page for file in files)
 
 
-async def _stretch(
-    links: Links,
-    lease: Lease,
-    table: Plan,
-    file: _File,
-    outcome: Outcome,
-    deleter: asyncpg.Connection | None,
-) -> _File | None:
+async def _stretch(job: Job, file: _File) -> _File | None:
     """Converge the next rows of a file; return what is left of it, None when it is done or gone."""
+    links, table = job.links, job.table
     for _ in range(RETRIES_MAX):
         try:
             async with links.snapshot():
@@ -170,17 +147,14 @@ async def _stretch(
                     return file.behind(file.page + _SEARCH_PAGES)
                 file = file._replace(page=first)
                 keys = f"SELECT {key_array(table.source, 't')} AS key {file.rows(name, STRETCH_PAGES)}"
-                done = await attempt(links, lease, [Selection(table, keys)], deleter=deleter)
+                done = await attempt(links, job.lease, [Selection(table, keys)], deleter=job.deleter)
                 if done.refusal is not None:
                     ranges.raise_unless_row(table, done.refusal)
                     listed = [Key(tuple(row["key"]), "{}") for row in await links.source.fetch(keys)]
         except ranges.Again:
             continue
-        outcome.rows += done.rows
+        job.outcome.rows += done.rows
         if done.refusal is not None:
-            split = await ranges.split_up(links, lease, table, listed, deleter=deleter)
-            outcome.rows[table.name] += split.rows_count
-            outcome.quarantined_count += split.quarantined_count
-            outcome.left_count += split.quarantined_count
+            job.add(await ranges.split_up(links, job.lease, table, listed, deleter=job.deleter))
         return file.behind(file.page + STRETCH_PAGES)
     raise TablePaused(f"{table.name} changes faster than it can be read", hint="it is tried again")

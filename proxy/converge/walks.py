@@ -24,6 +24,7 @@ import asyncpg
 from proxy.catalog.bounds import Key, Range, cut
 from proxy.clock import Clock
 from proxy.converge import ranges
+from proxy.converge.job import Job
 from proxy.converge.links import Links
 from proxy.converge.plan import Plan
 from proxy.converge.split import Outcome
@@ -90,82 +91,52 @@ class Walks:
         until_s = self.clock() + duration_s
         for batch in batches:
             table = ranges.plan_of(links, batch.table_id)
+            job = Job(links, lease, table, batch, ledger_file, outcome, deleter, until_s)
             try:
                 if batch.kind == "r" and table.source.key:
-                    await self._ranges(links, lease, table, batch, ledger_file, outcome, deleter, until_s)
+                    await self._ranges(job)
                 elif batch.kind == STAMP and table.source.key:
-                    await self._stamps.go(links, lease, table, batch, ledger_file, outcome, deleter, until_s)
+                    await self._stamps.go(job)
                 else:
-                    await self._walk(links, lease, table, batch, ledger_file, outcome, deleter, until_s)
+                    await self._walk(job)
             except TablePaused as error:
                 outcome.paused[table.id] = outcome.last_error = str(error)
-                outcome.left_count += batch.entries_count
+                job.leave()
         return outcome
 
-    async def _walk(
-        self,
-        links: Links,
-        lease: Lease,
-        table: Plan,
-        batch: Batch,
-        ledger_file: int,
-        outcome: Outcome,
-        deleter: asyncpg.Connection | None,
-        until_s: float,
-    ) -> None:
+    async def _walk(self, job: Job) -> None:
+        table, batch = job.table, job.batch
         walk = self._walks.get(table.id)
         if walk is None:
-            estimate = await rows_estimate(links.writer, table.source)
-            walk = _Walk(batch.ctids, batch.entries_count, ledger_file, self.clock(), estimate)
+            estimate = await rows_estimate(job.links.writer, table.source)
+            walk = _Walk(batch.ctids, batch.entries_count, job.ledger_file, self.clock(), estimate)
             self._walks[table.id] = walk
         while True:
-            hi = await _next_bound(links, table, walk.lo)
-            bounds = Range(walk.lo, hi)
-            done = await ranges.converge(links, lease, table, bounds, deletes_max=None, deleter=deleter)
-            outcome.rows[table.name] += done.rows_count
-            outcome.quarantined_count += done.quarantined_count
-            outcome.left_count += done.quarantined_count
+            hi = await _next_bound(job.links, table, walk.lo)
+            done = await job.converge(Range(walk.lo, hi))
             walk.lo = hi
             walk.rows_count += done.rows_count
             if hi is None:
                 break
-            if self.clock() >= until_s:
-                outcome.left_count += batch.entries_count
+            if self.clock() >= job.until_s:
+                job.leave()
                 return
         del self._walks[table.id]
-        writer = deleter or links.writer
-        cleared = await entries.delete(writer, lease, walk.ctids, ledger_file=walk.ledger_file)
-        outcome.entries_count += cleared
         # Entries that came after the walk began are for the next one.
-        outcome.left_count += batch.entries_count - cleared
+        job.leave(await job.clear(walk.ctids, ledger_file=walk.ledger_file))
 
-    async def _ranges(
-        self,
-        links: Links,
-        lease: Lease,
-        table: Plan,
-        batch: Batch,
-        ledger_file: int,
-        outcome: Outcome,
-        deleter: asyncpg.Connection | None,
-        until_s: float,
-    ) -> None:
-        writer = deleter or links.writer
-        half = len(table.source.key)
-        left_count = batch.entries_count
-        for entry in await entries.read_keys(writer, batch.ctids, ledger_file=ledger_file):
+    async def _ranges(self, job: Job) -> None:
+        half = len(job.table.source.key)
+        cleared_count = 0
+        for entry in await entries.read_keys(job.writer, job.batch.ctids, ledger_file=job.ledger_file):
             lo, hi = entry.key[:half], entry.key[half:]
-            bounds = Range(lo if _is_bound(lo, half) else None, hi if _is_bound(hi, half) else None)
-            done = await ranges.converge(links, lease, table, bounds, deletes_max=None, deleter=deleter)
-            outcome.rows[table.name] += done.rows_count
-            outcome.quarantined_count += done.quarantined_count
-            outcome.left_count += done.quarantined_count
-            cleared = await entries.delete(writer, lease, entry.ctids, ledger_file=ledger_file)
-            outcome.entries_count += cleared
-            left_count -= cleared
-            if self.clock() >= until_s:
+            await job.converge(
+                Range(lo if _is_bound(lo, half) else None, hi if _is_bound(hi, half) else None)
+            )
+            cleared_count += await job.clear(entry.ctids, ledger_file=job.ledger_file)
+            if self.clock() >= job.until_s:
                 break
-        outcome.left_count += left_count
+        job.leave(cleared_count)
 
 
 def _is_bound(values: Key, length: int) -> bool:
