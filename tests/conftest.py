@@ -65,12 +65,12 @@ def pg18() -> Iterator[Cluster]:
 
 @pytest.fixture
 def make_database() -> Iterator[Callable[..., str]]:
-    """Return a function: cluster, schema SQL -> URL of a fresh database, dropped after the test."""
+    """Return a function: cluster, schema SQL, options -> URL of a fresh database, dropped after the test."""
     made: list[tuple[Cluster, str]] = []
 
-    def make(cluster: Cluster, schema: str = "") -> str:
+    def make(cluster: Cluster, schema: str = "", options: str = "") -> str:
         name = f"t{os.getpid()}_{next(_numbers)}"
-        cluster.psql(f"CREATE DATABASE {name}")
+        cluster.psql(f"CREATE DATABASE {name} {options}")
         made.append((cluster, name))
         if schema:
             cluster.psql(schema, name)

@@ -173,7 +173,8 @@ class Converger:
                 await self._refresh(links)
             table = ranges.plan_of(links, table_id)
             limit = self._deletes_max if deletes_max is None else deletes_max
-            done = await ranges.converge(links, self.lease, table, bounds, mark=mark, deletes_max=limit)
+            with ranges.pausing(table):
+                done = await ranges.converge(links, self.lease, table, bounds, mark=mark, deletes_max=limit)
             self._tally.converged(table.name, origin, done.rows_count)
             self._tally.tried(converged_count=0, failed_count=done.quarantined_count)
             return done

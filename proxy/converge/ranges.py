@@ -14,7 +14,8 @@ ledger entries, so that the range counts as done and nothing is forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import asyncpg
@@ -25,12 +26,13 @@ from proxy.converge.apply import RETRIES_MAX, apply, require_steady
 from proxy.converge.failure import Meaning
 from proxy.converge.links import Links
 from proxy.converge.plan import Plan, keys_of_list
-from proxy.converge.rows import Into, pipe
+from proxy.converge.rows import Into, SourceRefused, pipe
 from proxy.errors import DeletesRefused, TablePaused
 from proxy.ledger.entries import Key
 from proxy.ledger.lease import Lease, raise_if_lost
 
 EXTRAS_MAX = 10_000
+_EVERY = 2**31 - 1
 
 Mark = Callable[[int], str]
 """From the number of rows to the SQL that records the range as done."""
@@ -75,7 +77,6 @@ async def converge(
     """
     note = mark or (lambda rows_count: "")
     for _ in range(RETRIES_MAX):
-        keys: list[Key] = []
         try:
             async with links.snapshot():
                 if not table.source.key:
@@ -91,9 +92,13 @@ async def converge(
                     return await _staged(links, lease, table, bounds, note, deletes_max)
                 except failure.REFUSALS as error:
                     raise_unless_row(table, error)
+                    if isinstance(error, SourceRefused):
+                        raise
                     keys = await _keys(links, table, bounds)
         except Again:
             continue
+        except SourceRefused:  # some row of it
+            keys = await _keys_anew(links, table, bounds, deletes_max)
         return await split_up(links, lease, table, keys, deleter=deleter, note=note)
     raise TablePaused(f"{table.name} changes faster than a range of it can be read", hint="it is tried again")
 
@@ -106,6 +111,17 @@ async def _keys(links: Links, table: Plan, bounds: Range) -> list[Key]:
     here = await links.source.fetch(table.range_keys(bounds))
     there = await links.target.fetch(table.staged_keys)
     return [Key(key, "{}") for key in dict.fromkeys(tuple(row["key"]) for row in [*here, *there])]
+
+
+async def _keys_anew(links: Links, table: Plan, bounds: Range, deletes_max: int | None) -> list[Key]:
+    """Do the same where the source cannot read some row: the snapshot is gone, and little may be staged."""
+    async with links.snapshot():
+        here = [tuple(row["key"]) for row in await links.source.fetch(table.range_keys(bounds))]
+    await links.empty(table)
+    count_max = _EVERY if deletes_max is None else len(here) + deletes_max + 1
+    there = [tuple(row["key"]) for row in await links.target.fetch(table.extras(bounds, count_max))]
+    _require_budget(table, len(set(there) - set(here)), deletes_max)
+    return [Key(key, "{}") for key in dict.fromkeys([*here, *there])]
 
 
 async def _remembering(links: Links, table: Plan, note: Mark) -> Mark:
@@ -150,6 +166,21 @@ def raise_unless_row(table: Plan, error: Exception) -> None:
             raise error
 
 
+@contextmanager
+def pausing(table: Plan) -> Iterator[None]:
+    """Let what no row of this table gets over pause it, and nothing else: it was dropped, for example.
+
+    Raises:
+        TablePaused: Instead of such an error.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        if failure.meaning(error) is not Meaning.TABLE:
+            raise
+        raise TablePaused(failure.sentence(error), hint="see `crossfade check`") from error
+
+
 async def _straight(links: Links, lease: Lease, table: Plan, bounds: Range, note: Mark) -> RangeResult | None:
     """Stream the range into the table; None: the target refused a row, so it must be staged."""
     into = Into(table.target.schema, table.target.name, list(table.names))
@@ -163,6 +194,9 @@ async def _straight(links: Links, lease: Lease, table: Plan, bounds: Range, note
         if links.target.is_closed():
             raise
         await links.target.execute("ROLLBACK")
+        if isinstance(error, SourceRefused):
+            raise_unless_row(table, error)
+            raise
         if isinstance(error, asyncpg.PostgresError):
             raise_if_lost(error)
         # What cannot be copied into may still be written: a table with row security, say.

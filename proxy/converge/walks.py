@@ -93,16 +93,20 @@ class Walks:
             table = ranges.plan_of(links, batch.table_id)
             job = Job(links, lease, table, batch, ledger_file, outcome, deleter, until_s)
             try:
-                if batch.kind == "r" and table.source.key:
-                    await self._ranges(job)
-                elif batch.kind == STAMP and table.source.key:
-                    await self._stamps.go(job)
-                else:
-                    await self._walk(job)
+                with ranges.pausing(table):
+                    await self._converge(job)
             except TablePaused as error:
                 outcome.paused[table.id] = outcome.last_error = str(error)
                 job.leave()
         return outcome
+
+    async def _converge(self, job: Job) -> None:
+        if job.batch.kind == "r" and job.table.source.key:
+            await self._ranges(job)
+        elif job.batch.kind == STAMP and job.table.source.key:
+            await self._stamps.go(job)
+        else:
+            await self._walk(job)
 
     async def _walk(self, job: Job) -> None:
         table, batch = job.table, job.batch

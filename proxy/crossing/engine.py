@@ -256,7 +256,8 @@ class Engine:
             is_idle = done.entries_count == 0 and not self._is_mirror_used
             interval_s = min(interval_s * 1.5, _IDLE_INTERVAL_MAX_S) if is_idle else _PASS_INTERVAL_S
             if done.is_complete or done.rows_count == 0:
-                await asyncio.sleep(interval_s)
+                left_s = backfill_at_s - self._clock() if backfill is not None else interval_s
+                await asyncio.sleep(min(interval_s, max(left_s, 0.0)))
 
     @property
     def _is_mirror_used(self) -> bool:

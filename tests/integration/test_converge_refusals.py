@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
 
-from proxy.converge import engine, split
+from proxy.converge import engine, ranges, split
+from proxy.converge.links import Links
+from proxy.converge.plan import Plan
 from proxy.demo.clusters import Cluster
-from proxy.errors import UpstreamLost, UpstreamRefused
+from proxy.errors import TablePaused, UpstreamLost, UpstreamRefused
 from tests.integration.mirrors import Mirror, dsn_as
 from tests.roles import ensure_roles
 
@@ -211,6 +213,69 @@ async def test_entries_of_a_dropped_table_go_when_it_is_surely_gone(mirror: Mirr
         done = await converger.converge_entries()
     assert done.is_complete
     assert await mirror.entries() == 0
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+@pytest.mark.parametrize("kind", ["a whole table", "backfill"])
+async def test_a_table_that_is_dropped_while_it_is_walked_pauses_alone(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, side: str, kind: str
+) -> None:
+    """Between the plan and the statement that reads it."""
+    await add_users(mirror, 5)
+    notes = mirror.table("notes").id
+    original = ranges._require_names
+
+    async def dropping(links: Links, table: Plan) -> None:
+        await original(links, table)
+        if table.id == notes:
+            dropper = mirror.new if side == "new" else mirror.old
+            await dropper.execute("DROP TABLE IF EXISTS notes")
+
+    monkeypatch.setattr(ranges, "_require_names", dropping)
+    hand = Hand()
+    converger = mirror.make(clock=hand)
+    if kind == "backfill":
+        with pytest.raises(TablePaused, match="does not exist"):
+            await converger.converge_range(notes)
+    else:
+        await mirror.enter("notes", [()], "t")
+    await converger.converge_entries()
+    assert await mirror.differences("users") == []
+    await mirror.execute("DROP TABLE IF EXISTS notes")
+    for _ in range(3):
+        hand.at_s += engine.PAUSE_S + 1
+        done = await converger.converge_entries()
+    assert done.is_complete
+    assert await mirror.entries() == 0
+
+
+@pytest.mark.parametrize("kind", ["keys", "a whole table", "backfill", "backfill over rows that are there"])
+async def test_a_row_that_the_source_cannot_tell_stands_alone(
+    pg16: Cluster, new_db: str, make_database: Callable[..., str], kind: str
+) -> None:
+    """It holds a byte that no character of its encoding has: old data was not always checked."""
+    old = make_database(pg16, options="ENCODING 'WIN1252' LOCALE 'C' TEMPLATE template0")
+    async with Mirror(old, new_db) as mirror:
+        await mirror.start("CREATE TABLE notes (id int PRIMARY KEY, note text)")
+        await mirror.write("INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 50) n")
+        await mirror.old.execute("UPDATE notes SET note = chr(129) WHERE id = 7")
+        converger, notes = mirror.converger, mirror.table("notes").id
+        if kind == "keys":
+            await mirror.enter("notes", list(range(1, 51)))
+        elif kind == "a whole table":
+            await mirror.enter("notes", [()], "t")
+        else:
+            if kind != "backfill":
+                await mirror.new.execute("INSERT INTO notes VALUES (1, 'old'), (7, 'old'), (99, 'no more')")
+            done = await converger.converge_range(notes)
+            assert done.quarantined_count == 1
+        await converger.converge_entries()
+        found = await mirror.new.fetch("SELECT id FROM notes WHERE note = 'note ' || id ORDER BY id")
+        assert [row["id"] for row in found] == [n for n in range(1, 51) if n != 7]
+        assert await mirror.new.fetchval("SELECT count(*) FROM notes WHERE id = 99") == 0
+        (left,) = await mirror.old.fetch("SELECT key, error FROM crossfade.ledger")
+        assert left["key"] == ["7"]
+        assert "byte sequence 0x81" in left["error"]
 
 
 async def test_mirror_that_is_down_costs_nothing_but_time(mirror: Mirror) -> None:
