@@ -1,25 +1,23 @@
 """DDL between two calls that put it into the ledger, with its place in the order (`ledger.ddl`).
 
-What cannot run in a transaction block (CREATE INDEX CONCURRENTLY) is entered right after it. A
-proxy that dies in between leaves an object that only one side has: `check` and the gate
-`schema_equal` name it.
+What cannot run in a transaction block (CREATE INDEX CONCURRENTLY) is entered right after it, if what
+it left is still there. A proxy that dies in between leaves an object that only one side has: `check`
+and the gate `schema_equal` name it.
 """
 
 from __future__ import annotations
 
-from proxy.sql.ddl import for_mirror
+from collections.abc import Iterable
+
+from proxy.sql.ddl import for_mirror, traces_of
 from proxy.sql.quote import quote_name, quote_text
-from proxy.sql.statement import Statement
+from proxy.sql.statement import Name, Statement
 
 
 def ddl_before(statement: Statement) -> str:
     """Return the statement to run before."""
     names = set(statement.relations) | {target.relation for target in statement.targets}
-    listed = ", ".join(
-        quote_text(".".join(quote_name(part) for part in name if part is not None))
-        for name in sorted(names, key=str)
-    )
-    return f"SELECT crossfade.ddl_begin(ARRAY[{listed}]::pg_catalog.text[])"
+    return f"SELECT crossfade.ddl_begin({_listed(sorted(names, key=str))})"
 
 
 def ddl_after(text: str) -> str | None:
@@ -30,6 +28,27 @@ def ddl_after(text: str) -> str | None:
     """
     mirrored = for_mirror(text)
     return None if mirrored is None else f"SELECT crossfade.ddl_end({quote_text(mirrored)})"
+
+
+def ddl_apart(text: str) -> str | None:
+    """Return the statement to run after one that ran by itself; None: the mirror cannot run it."""
+    mirrored = for_mirror(text)
+    if mirrored is None:
+        return None
+    left = traces_of(text)
+    made = "NULL" if left.made is None else _quoted(left.made)
+    return (
+        f"SELECT crossfade.ddl_apart({quote_text(mirrored)}, {_listed(left.tables)}, {made},"
+        f" {_listed(left.gone)})"
+    )
+
+
+def _quoted(name: Name) -> str:
+    return quote_text(".".join(quote_name(part) for part in name if part is not None))
+
+
+def _listed(names: Iterable[Name]) -> str:
+    return f"ARRAY[{', '.join(map(_quoted, names))}]::pg_catalog.text[]"
 
 
 def ddl_refused(kind: str) -> str:

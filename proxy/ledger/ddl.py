@@ -2,10 +2,15 @@
 
     ddl_begin(names)   before the statement: notes whether it is about temporary relations
     ddl_end(text)      after it, in its transaction: the entry, with all that the text depends on
+    ddl_apart(text)    after one that no transaction may hold (CONCURRENTLY), in a transaction of its own
 
 An entry's key is {time, search_path, role, text}. The time is taken while the statement's locks
 are held, so two statements about one object are ordered as they ran. Rows need no order among
 DDL: they are converged as of a snapshot, after all the DDL that the snapshot contains.
+
+What ran apart holds no lock any more when it is entered: somebody may have dropped its table, and
+entered that, first. So its tables are locked again, and what does not exist any more is not entered;
+whoever drops it now comes later.
 
 On the mirror a statement and the note that it ran (`crossfade.applied`) are one transaction:
 an answer that was lost is no second run.
@@ -38,6 +43,29 @@ BEGIN
             pg_catalog.to_char(pg_catalog.clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US'),
             pg_catalog.current_setting('search_path'), current_user, sql]);
     END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION crossfade.ddl_apart(sql text, tables text[], made text, gone text[])
+RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY tables LOOP
+        BEGIN
+            EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', name);
+        EXCEPTION
+            WHEN undefined_table THEN RETURN;
+            WHEN insufficient_privilege THEN NULL;  -- an owner that may not read: unlocked
+        END;
+    END LOOP;
+    IF EXISTS (SELECT FROM pg_catalog.pg_class c, pg_catalog.unnest(tables) each
+                WHERE c.oid = pg_catalog.to_regclass(each) AND c.relpersistence = 't')
+        OR (made IS NOT NULL AND pg_catalog.to_regclass(made) IS NULL)
+        OR EXISTS (SELECT FROM pg_catalog.unnest(gone) each WHERE pg_catalog.to_regclass(each) IS NOT NULL)
+    THEN
+        RETURN;
+    END IF;
+    PERFORM crossfade.ddl_end(sql);
 END $$;
 
 CREATE OR REPLACE FUNCTION crossfade.ddl_refuse(kind text) RETURNS void LANGUAGE plpgsql AS $$

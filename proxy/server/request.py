@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from proxy.capture.ddl import ddl_after
+from proxy.capture.ddl import ddl_apart
 from proxy.clock import now_s
 from proxy.errors import ClientError, NotMirrorable
 from proxy.server.extended import Batch
@@ -81,7 +81,7 @@ class Request:
             return ()
         used = self.batch.used if self.batch is not None else ()
         texts = [each.query.decode(errors="surrogateescape") for each in used] or [self.text]
-        return tuple(filter(None, map(ddl_after, texts)))
+        return tuple(filter(None, map(ddl_apart, texts)))
 
     def follow(self, part: Request) -> None:
         """Note that this goes on where a part of a batch ended."""

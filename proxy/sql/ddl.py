@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pglast import ast
 from pglast.enums import ObjectType
 from pglast.parser import parse_sql
 from pglast.stream import RawStream
+
+from proxy.sql.mentions import listed_name, range_name
+from proxy.sql.statement import Name
 
 KINDS = (
     "table", "index", "view", "function", "type", "sequence", "schema", "trigger", "grant", "other", "global",
@@ -83,3 +86,29 @@ def for_mirror(text: str) -> str | None:
     for each in concurrent:
         each.concurrent = False
     return str(RawStream()(node))
+
+
+class Traces(NamedTuple):
+    """What a statement that ran CONCURRENTLY leaves, unless somebody has changed it since.
+
+    `made` is an index that is there, `gone` are indexes that are not; an index whose name PostgreSQL
+    chose is None.
+    """
+
+    tables: tuple[Name, ...] = ()
+    made: Name | None = None
+    gone: tuple[Name, ...] = ()
+
+
+def traces_of(text: str) -> Traces:
+    """Return what one statement that ran CONCURRENTLY leaves."""
+    node = parse_sql(text)[0].stmt
+    if isinstance(node, ast.IndexStmt):
+        table = range_name(node.relation)
+        return Traces((table,), (table[0], node.idxname) if node.idxname else None)
+    if isinstance(node, ast.DropStmt):
+        return Traces(gone=tuple(map(listed_name, node.objects)))
+    if isinstance(node, ast.AlterTableStmt):  # DETACH PARTITION
+        partitions = (command.def_.name for command in node.cmds if hasattr(command.def_, "name"))
+        return Traces((range_name(node.relation), *map(range_name, partitions)))
+    return Traces()

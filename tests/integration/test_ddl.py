@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
+from proxy.capture.ddl import ddl_apart
 from tests.integration.writing import Writing, writing
 
 # Statements, then a query that must say the same on both sides.
@@ -93,6 +95,73 @@ def test_what_the_mirror_refuses_waits_with_its_remedy_and_rows_go_on(ddl: Writi
         assert new.execute("SELECT to_regclass('behind')").fetchone() == (None,)
         new.execute("DROP VIEW item_count CASCADE")
     ddl.assert_equal(["behind"])
+
+
+CREATE = "CREATE INDEX CONCURRENTLY passing_v ON passing (v)"
+DROP = "DROP INDEX CONCURRENTLY passing_v"
+
+
+@pytest.mark.parametrize(
+    ("ran", "meanwhile"),
+    [
+        (CREATE, ["DROP TABLE passing"]),
+        (CREATE, ["DROP INDEX passing_v"]),
+        (DROP, ["CREATE INDEX passing_v ON passing (v)"]),
+        ("CREATE INDEX CONCURRENTLY ON passing (v)", ["DROP TABLE passing"]),
+        ("ALTER TABLE whole DETACH PARTITION passing CONCURRENTLY", ["DROP TABLE passing"]),
+    ],
+    ids=["its table is dropped", "it is dropped", "it is made again", "nameless", "detached and dropped"],
+)
+def test_what_ran_concurrently_is_entered_only_if_its_traces_are_left(
+    ddl: Writing, ran: str, meanwhile: list[str]
+) -> None:
+    """Between the statement and its entry somebody changes the same thing, and enters that first.
+
+    The entry waits for a change that is not committed yet, where it is known which table it is of.
+    """
+    entered = "SELECT count(*) FROM crossfade.ledger WHERE key[4] LIKE '%passing%'"
+    with ddl.connect() as client, ddl.direct(0) as past, ddl.direct(0) as other:
+        client.execute("DROP TABLE IF EXISTS passing, whole")
+        if "DETACH" in ran:
+            client.execute("CREATE TABLE whole (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)")
+            client.execute("CREATE TABLE passing PARTITION OF whole DEFAULT")
+        else:
+            client.execute("CREATE TABLE passing (id int PRIMARY KEY, v int)")
+        if ran == DROP:
+            client.execute("CREATE INDEX passing_v ON passing (v)")
+        ddl.assert_equal(["passing"])
+        past.execute(ran.replace(" CONCURRENTLY", "") if "DETACH" in ran else ran)
+        client.execute("BEGIN")
+        for text in meanwhile:
+            client.execute(text)
+        call = ddl_apart(ran)
+        assert call is not None
+        if ran != DROP:
+            with ThreadPoolExecutor(1) as pool:
+                entering = pool.submit(past.execute, call)
+                blocked = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+                while other.execute(blocked, (past.info.backend_pid,)).fetchone() != (True,):
+                    assert not entering.done()
+                client.execute("COMMIT")
+                entering.result()
+        else:
+            client.execute("COMMIT")
+            past.execute(call)
+        client.execute("CREATE TABLE IF NOT EXISTS last_of_all (id int PRIMARY KEY)")
+        ddl.assert_equal(["last_of_all"])
+        assert other.execute(entered).fetchone() == (0,)
+    with ddl.direct(0) as old, ddl.direct(1) as new:
+        assert new.execute(_SHAPE).fetchone() == old.execute(_SHAPE).fetchone()
+
+
+def test_what_ran_concurrently_on_a_temporary_table_is_nobody_elses(ddl: Writing) -> None:
+    with ddl.connect() as client:
+        client.execute("CREATE TEMP TABLE own (id int, v int)")
+        client.execute("CREATE INDEX CONCURRENTLY own_v ON own (v)")
+        client.execute("INSERT INTO line VALUES (4712, NULL)")
+    ddl.assert_equal(["line"])
+    with ddl.direct(0) as old:
+        assert old.execute("SELECT count(*) FROM crossfade.ledger WHERE kind = 'd'").fetchone() == (0,)
 
 
 def test_policies_refuse_or_leave_alone(pg16: object, pg18: object, tmp_path: object) -> None:

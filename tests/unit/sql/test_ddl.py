@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.sql.classify import parse
-from proxy.sql.ddl import KINDS, for_mirror
+from proxy.sql.ddl import KINDS, Traces, for_mirror, traces_of
 from proxy.sql.statement import Kind
 
 ABOUT = {
@@ -53,3 +53,17 @@ def test_what_is_no_ddl_is_of_none(text: str) -> None:
 )
 def test_the_mirror_gets_what_a_transaction_can_hold_and_no_rows(text: str, mirrored: str | None) -> None:
     assert for_mirror(text) == mirrored
+
+
+@pytest.mark.parametrize(
+    ("text", "traces"),
+    [
+        ("CREATE INDEX CONCURRENTLY a ON s.b (c)", Traces((("s", "b"),), ("s", "a"))),
+        ("CREATE INDEX CONCURRENTLY ON b (c)", Traces(((None, "b"),))),
+        ("DROP INDEX CONCURRENTLY s.a, b", Traces(gone=(("s", "a"), (None, "b")))),
+        ("ALTER TABLE a DETACH PARTITION s.b CONCURRENTLY", Traces(((None, "a"), ("s", "b")))),
+        ("REINDEX TABLE CONCURRENTLY a", Traces()),
+    ],
+)
+def test_what_ran_concurrently_leaves_traces(text: str, traces: Traces) -> None:
+    assert traces_of(text) == traces
