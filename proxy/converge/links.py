@@ -108,7 +108,7 @@ class Links:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[None]:
         """Hold one snapshot of the source; entries and rows are read in the same one."""
-        await self.source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        await self.source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SAVEPOINT begun")
         try:
             yield
         except Exception:
@@ -116,6 +116,10 @@ class Links:
                 await self.source.execute("ROLLBACK")
             raise
         await self.source.execute("COMMIT")
+
+    async def read_on(self) -> None:
+        """Go on in the snapshot after the source has refused something."""
+        await self.source.execute("ROLLBACK TO begun")
 
     async def empty(self, table: Plan) -> None:
         """Make the table's staging table exist and be empty.

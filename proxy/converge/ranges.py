@@ -82,23 +82,22 @@ async def converge(
                 if not table.source.key:
                     note = await _remembering(links, table, note)
                 await _require_names(links, table)
-                if await links.target.fetchval(table.is_empty(bounds)):
-                    straight = await _straight(links, lease, table, bounds, note)
-                    if straight is not None:
-                        return straight
-                if not table.source.key:
-                    return await _compared(links, lease, table, note, deletes_max)
                 try:
+                    if await links.target.fetchval(table.is_empty(bounds)):
+                        straight = await _straight(links, lease, table, bounds, note)
+                        if straight is not None:
+                            return straight
+                    if not table.source.key:
+                        return await _compared(links, lease, table, note, deletes_max)
                     return await _staged(links, lease, table, bounds, note, deletes_max)
+                except SourceRefused as error:
+                    raise_unless_row(table, error)
+                    keys = await _keys_unstaged(links, table, bounds, deletes_max)
                 except failure.REFUSALS as error:
                     raise_unless_row(table, error)
-                    if isinstance(error, SourceRefused):
-                        raise
                     keys = await _keys(links, table, bounds)
         except Again:
             continue
-        except SourceRefused:  # some row of it
-            keys = await _keys_anew(links, table, bounds, deletes_max)
         return await split_up(links, lease, table, keys, deleter=deleter, note=note)
     raise TablePaused(f"{table.name} changes faster than a range of it can be read", hint="it is tried again")
 
@@ -113,10 +112,10 @@ async def _keys(links: Links, table: Plan, bounds: Range) -> list[Key]:
     return [Key(key, "{}") for key in dict.fromkeys(tuple(row["key"]) for row in [*here, *there])]
 
 
-async def _keys_anew(links: Links, table: Plan, bounds: Range, deletes_max: int | None) -> list[Key]:
-    """Do the same where the source cannot read some row: the snapshot is gone, and little may be staged."""
-    async with links.snapshot():
-        here = [tuple(row["key"]) for row in await links.source.fetch(table.range_keys(bounds))]
+async def _keys_unstaged(links: Links, table: Plan, bounds: Range, deletes_max: int | None) -> list[Key]:
+    """Return the same where the source could not tell some row: nothing, or not all, is staged then."""
+    await links.read_on()
+    here = [tuple(row["key"]) for row in await links.source.fetch(table.range_keys(bounds))]
     await links.empty(table)
     count_max = _EVERY if deletes_max is None else len(here) + deletes_max + 1
     there = [tuple(row["key"]) for row in await links.target.fetch(table.extras(bounds, count_max))]
@@ -195,7 +194,6 @@ async def _straight(links: Links, lease: Lease, table: Plan, bounds: Range, note
             raise
         await links.target.execute("ROLLBACK")
         if isinstance(error, SourceRefused):
-            raise_unless_row(table, error)
             raise
         if isinstance(error, asyncpg.PostgresError):
             raise_if_lost(error)

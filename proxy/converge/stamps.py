@@ -21,6 +21,7 @@ from proxy.clock import Clock
 from proxy.converge import ranges
 from proxy.converge.apply import RETRIES_MAX, Selection, attempt
 from proxy.converge.job import Job
+from proxy.converge.rows import SourceRefused
 from proxy.converge.statistics import Walked
 from proxy.errors import TablePaused
 from proxy.ledger import entries
@@ -150,6 +151,8 @@ async def _stretch(job: Job, file: _File) -> _File | None:
                 done = await attempt(links, job.lease, [Selection(table, keys)], deleter=job.deleter)
                 if done.refusal is not None:
                     ranges.raise_unless_row(table, done.refusal)
+                    if isinstance(done.refusal, SourceRefused):
+                        await links.read_on()
                     listed = [Key(tuple(row["key"]), "{}") for row in await links.source.fetch(keys)]
         except ranges.Again:
             continue

@@ -249,7 +249,9 @@ async def test_a_table_that_is_dropped_while_it_is_walked_pauses_alone(
     assert await mirror.entries() == 0
 
 
-@pytest.mark.parametrize("kind", ["keys", "a whole table", "backfill", "backfill over rows that are there"])
+@pytest.mark.parametrize(
+    "kind", ["keys", "a whole table", "a stamp", "backfill", "backfill over rows that are there"]
+)
 async def test_a_row_that_the_source_cannot_tell_stands_alone(
     pg16: Cluster, new_db: str, make_database: Callable[..., str], kind: str
 ) -> None:
@@ -257,13 +259,20 @@ async def test_a_row_that_the_source_cannot_tell_stands_alone(
     old = make_database(pg16, options="ENCODING 'WIN1252' LOCALE 'C' TEMPLATE template0")
     async with Mirror(old, new_db) as mirror:
         await mirror.start("CREATE TABLE notes (id int PRIMARY KEY, note text)")
-        await mirror.write("INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 50) n")
-        await mirror.old.execute("UPDATE notes SET note = chr(129) WHERE id = 7")
+        await mirror.write(
+            "INSERT INTO notes SELECT n, CASE n WHEN 7 THEN chr(129) ELSE 'note ' || n END"
+            " FROM generate_series(1, 50) n"
+        )
         converger, notes = mirror.converger, mirror.table("notes").id
         if kind == "keys":
             await mirror.enter("notes", list(range(1, 51)))
         elif kind == "a whole table":
             await mirror.enter("notes", [()], "t")
+        elif kind == "a stamp":
+            stamp = await mirror.old.fetchrow(
+                "SELECT xmin::text, 'notes'::regclass::oid, 0, pg_relation_filenode('notes') FROM notes LIMIT 1"
+            )
+            await mirror.enter("notes", [tuple(stamp)], "x")
         else:
             if kind != "backfill":
                 await mirror.new.execute("INSERT INTO notes VALUES (1, 'old'), (7, 'old'), (99, 'no more')")
