@@ -270,7 +270,7 @@ async def test_a_row_that_the_source_cannot_tell_stands_alone(
             await mirror.enter("notes", [()], "t")
         elif kind == "a stamp":
             stamp = await mirror.old.fetchrow(
-                "SELECT xmin::text, 'notes'::regclass::oid, 0, pg_relation_filenode('notes') FROM notes LIMIT 1"
+                "SELECT xmin::text, 'notes'::regclass::oid, 0, pg_relation_filenode('notes') FROM notes"
             )
             await mirror.enter("notes", [tuple(stamp)], "x")
         else:
