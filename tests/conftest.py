@@ -63,9 +63,7 @@ def pg18() -> Iterator[Cluster]:
     cluster.remove()
 
 
-@pytest.fixture
-def make_database() -> Iterator[Callable[..., str]]:
-    """Return a function: cluster, schema SQL, options -> URL of a fresh database, dropped after the test."""
+def _databases() -> Iterator[Callable[..., str]]:
     made: list[tuple[Cluster, str]] = []
 
     def make(cluster: Cluster, schema: str = "", options: str = "") -> str:
@@ -79,6 +77,18 @@ def make_database() -> Iterator[Callable[..., str]]:
     yield make
     for cluster, name in made:
         cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def make_database() -> Iterator[Callable[..., str]]:
+    """Return a function: cluster, schema SQL, options -> URL of a fresh database, dropped after the test."""
+    yield from _databases()
+
+
+@pytest.fixture(scope="module")
+def make_shared_database() -> Iterator[Callable[..., str]]:
+    """Return the same for databases that the tests of one file share."""
+    yield from _databases()
 
 
 @pytest.fixture

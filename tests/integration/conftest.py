@@ -1,33 +1,42 @@
-"""One proxy for all tests of a driver: starting one takes seconds, emptying its tables does not."""
+"""One proxy for all tests of a file: starting one takes seconds, emptying its tables does not."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from proxy.demo.clusters import Cluster
-from tests.integration.through import Crossing, crossing
-
-_numbers = itertools.count(1)
+from tests.integration.through import Cross, Crossing, crossing
 
 
 @pytest.fixture(scope="module")
-def crossed(pg16: Cluster, pg18: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crossing]:
-    """A proxy in front of two databases, for all tests of a module."""
-    name = f"crossed{os.getpid()}_{next(_numbers)}"
+def cross(
+    pg16: Cluster,
+    pg18: Cluster,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_shared_database: Callable[..., str],
+) -> Iterator[Cross]:
+    """Return a function that puts a proxy in front of two databases, until the file's tests are done.
 
-    def make_database(cluster: Cluster, schema: str) -> str:
-        cluster.psql(f"CREATE DATABASE {name}")
-        cluster.psql(schema, name)
-        return cluster.url(name)
+    It takes what `through.crossing` takes from the schema on.
+    """
+    with ExitStack() as stack:
 
-    with crossing(tmp_path_factory.mktemp("crossed"), (pg16, pg18), make_database) as made:
-        yield made
-    for cluster in (pg16, pg18):
-        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+        def begin(*arguments: Any, **named: Any) -> Crossing:
+            folder = tmp_path_factory.mktemp("crossing")
+            made = crossing(folder, (pg16, pg18), make_shared_database, *arguments, **named)
+            return stack.enter_context(made)
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def crossed(cross: Cross) -> Crossing:
+    """A proxy in front of two databases."""
+    return cross()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,8 +10,7 @@ import psycopg
 import pytest
 from psycopg.errors import ObjectNotInPrerequisiteState
 
-from proxy.demo.clusters import Cluster
-from tests.integration.through import Crossing, crossing
+from tests.integration.through import Cross, Crossing
 
 SCHEMA = """
 CREATE TABLE orders (id serial PRIMARY KEY, note text);
@@ -25,20 +23,9 @@ Session = Callable[[str], Any]
 
 
 @pytest.fixture(scope="module")
-def through(pg16: Cluster, pg18: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crossing]:
+def through(cross: Cross) -> Crossing:
     """A proxy with two server connections."""
-    name = f"drawn{os.getpid()}"
-
-    def make_database(cluster: Cluster, schema: str) -> str:
-        cluster.psql(f"CREATE DATABASE {name}")
-        cluster.psql(schema, name)
-        return cluster.url(name)
-
-    folder = tmp_path_factory.mktemp("drawn")
-    with crossing(folder, (pg16, pg18), make_database, SCHEMA, {"pool": {"size": 2}}) as made:
-        yield made
-    for cluster in (pg16, pg18):
-        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    return cross(SCHEMA, {"pool": {"size": 2}})
 
 
 @pytest.fixture(params=[False, True], ids=["simple", "prepared"])

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from proxy.demo.clusters import Cluster
+from tests.integration.conftest import Cross
 from tests.integration.protocol import SYNC, Message, Raw, bind, execute, parse, query
-from tests.integration.through import Crossing, crossing
+from tests.integration.through import Crossing
 from tests.roles import ensure_roles
 from tests.running import DATABASE
 
@@ -31,26 +32,13 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture(scope="module")
-def through(pg16: Cluster, pg18: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crossing]:
+def through(pg16: Cluster, pg18: Cluster, cross: Cross) -> Crossing:
     """A proxy with tight limits, and a user with a password."""
-    made: list[tuple[Cluster, str]] = []
-
-    def make_database(cluster: Cluster, schema: str) -> str:
-        name = f"hostile{os.getpid()}"
-        cluster.psql(f"CREATE DATABASE {name}")
-        made.append((cluster, name))
-        cluster.psql(schema, name)
-        return cluster.url(name)
-
     users = [{"name": "postgres"}, {"name": "nobody_there"}]
     changes = {"users": [*users, {"name": "guarded", "auth": "scram", "password": PASSWORD}]}
     for cluster in (pg16, pg18):
         ensure_roles(cluster, "guarded", options="LOGIN SUPERUSER")
-    folder: Path = tmp_path_factory.mktemp("hostile")
-    with crossing(folder, (pg16, pg18), make_database, changes=changes, limits=LIMITS) as crossed:
-        yield crossed
-    for cluster, name in made:
-        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    return cross(changes=changes, limits=LIMITS)
 
 
 def worker(through: Crossing) -> psutil.Process:

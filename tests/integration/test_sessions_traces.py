@@ -6,15 +6,14 @@ second would meet.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from proxy.demo.clusters import Cluster
+from tests.integration.conftest import Cross
 from tests.integration.protocol import SYNC, Raw, bind, execute, parse
 from tests.integration.test_sessions_moving import Party, one
-from tests.integration.through import Crossing, crossing
+from tests.integration.through import Crossing
 
 SCHEMA = """
 CREATE TABLE public.account (id int PRIMARY KEY, name text);
@@ -49,20 +48,9 @@ _VALUE = "SELECT current_setting('app.tenant', true)"
 
 
 @pytest.fixture(scope="module")
-def narrow(pg16: Cluster, pg18: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crossing]:
+def narrow(cross: Cross) -> Crossing:
     """A proxy with one connection to the server."""
-    name = f"narrow{os.getpid()}"
-
-    def make_database(cluster: Cluster, schema: str) -> str:
-        cluster.psql(f"CREATE DATABASE {name}")
-        cluster.psql(schema, name)
-        return cluster.url(name)
-
-    folder = tmp_path_factory.mktemp("narrow")
-    with crossing(folder, (pg16, pg18), make_database, SCHEMA, {"pool": {"size": 1}}) as made:
-        yield made
-    for cluster in (pg16, pg18):
-        cluster.psql(f"DROP DATABASE {name} WITH (FORCE)")
+    return cross(SCHEMA, {"pool": {"size": 1}})
 
 
 @pytest.fixture

@@ -81,6 +81,10 @@ class Crossing:
         assert any(found.values()), "the driver has written nothing"
 
 
+Cross = Callable[..., Crossing]
+"""What the fixture `cross` is: puts a proxy in front of two databases, for all tests of a file."""
+
+
 @contextmanager
 def crossing(
     folder: Path,
