@@ -145,11 +145,13 @@ class Engine:
             except LeaseLost as lost:
                 reason = str(lost)
                 _log.debug("standing by", database=self.configuration.name, reason=reason)
-            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-                reason = "schema crossfade is missing: nothing is mirrored (crossfade init creates it)"
             except _FAILURES as error:
-                self._last_error = reason = str(error) or type(error).__name__
-                _log.warning("engine will try again", database=self.configuration.name, error=reason)
+                reason = str(error) or type(error).__name__
+                if _is_uninstalled(error):
+                    reason = "schema crossfade is missing: nothing is mirrored (crossfade init creates it)"
+                else:
+                    self._last_error = reason
+                    _log.warning("engine will try again", database=self.configuration.name, error=reason)
             except Exception as error:
                 # A fault of ours. A new process would know no better, and nothing of an order that is given.
                 self._last_error = reason = f"{type(error).__name__}: {error}"
@@ -380,6 +382,11 @@ class Engine:
     async def look(self) -> None:
         """Wait for a survey that begins after this call; the caller bounds the time."""
         await self._surveyor.look()
+
+
+def _is_uninstalled(error: Exception) -> bool:
+    is_undefined = isinstance(error, asyncpg.UndefinedTableError | asyncpg.InvalidSchemaNameError)
+    return is_undefined and "crossfade" in str(error)
 
 
 def retry_s(undone_count: int) -> float:

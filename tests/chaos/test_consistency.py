@@ -84,5 +84,5 @@ async def test_a_reader_of_the_mirror_sees_only_states_that_were(
             f" {sum(reader.looks for reader in readers)} looks at"
             f" {len(set.union(*(reader.states for reader in readers)))} states"
         )
-        assert [failure for composer in composers for failure in composer.failures] == []
         assert sorted({broken for reader in readers for broken in reader.broken}) == []
+        assert sorted({failure for composer in composers for failure in composer.failures}) == []
