@@ -200,7 +200,8 @@ async def delete_using(chance: random.Random, connection: asyncpg.Connection) ->
 async def writable_cte(chance: random.Random, connection: asyncpg.Connection) -> None:
     await connection.execute(
         f"WITH gone AS (DELETE FROM places WHERE id = {chance.randint(1, 60)} RETURNING *)"
-        f" INSERT INTO tags SELECT what || id || '/' || region, region FROM gone ON CONFLICT (name) DO UPDATE SET uses = 0"
+        " INSERT INTO tags SELECT what || id || '/' || region, region FROM gone"
+        " ON CONFLICT (name) DO UPDATE SET uses = 0"
     )
 
 
