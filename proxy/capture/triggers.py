@@ -144,15 +144,18 @@ def _of_keys(table: Table) -> str:
 
 
 def _for_each_part(table: Table, body: str) -> str:
-    """Return a DO block that runs `body` for the table and each of its partitions, as `part`."""
-    name = quote_text(table.qualified)
+    """Return a DO block that runs `body` for the table and each of its partitions, as `part`.
+
+    Nothing is done for one that was dropped since the catalog was read.
+    """
+    name = f"pg_catalog.to_regclass({quote_text(table.qualified)})"
     return f"""
 DO $crossfade$
 DECLARE part regclass;
 BEGIN
     FOR part IN
-        SELECT {name}::regclass
-         UNION SELECT relid FROM pg_catalog.pg_partition_tree({name}::regclass)
+        SELECT {name} WHERE {name} IS NOT NULL
+         UNION SELECT relid FROM pg_catalog.pg_partition_tree({name})
     LOOP{body}
     END LOOP;
 END $crossfade$;

@@ -247,3 +247,15 @@ def test_changing_the_form_back_removes_the_triggers(server: tuple[str, Catalog]
         ).fetchone()
         connection.rollback()
     assert count == (0,)
+
+
+@pytest.mark.parametrize("form", ["statement", "trigger"])
+def test_a_table_that_was_dropped_since_the_catalog_was_read_gets_no_triggers(
+    server: tuple[str, Catalog], form: CaptureForm
+) -> None:
+    url, catalog = server
+    names = [("public", "triggered"), ("public", "triggered_parts")]
+    with psycopg.connect(url) as connection:
+        connection.execute("DROP TABLE triggered, triggered_parts")
+        connection.execute(install_sql(catalog.tables[name]._replace(capture=form) for name in names))
+        connection.rollback()
