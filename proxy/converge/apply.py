@@ -129,6 +129,14 @@ async def require_steady(links: Links, tables: Sequence[Plan]) -> None:
             raise Rewritten(f"{table.name} was rewritten or truncated on the source")
 
 
+async def unsteady(links: Links, tables: Iterable[Plan]) -> set[int]:
+    """Return the ids of the tables that are, in the snapshot, not as they were planned."""
+    listed = list(tables)
+    found = await steadiness(links.source, [table.source.oid for table in listed])
+    prints = {oid: now.fingerprint for oid, now in found.items()}
+    return {table.id for table in listed if prints.get(table.source.oid) != table.source.fingerprint}
+
+
 async def apply(links: Links, lease: Lease, tables: Sequence[Plan], *, also: str = "") -> None:
     """Bring the staged rows of all tables onto the target, in one transaction.
 

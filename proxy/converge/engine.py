@@ -17,7 +17,7 @@ one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -27,8 +27,9 @@ from proxy.catalog.bounds import EVERYTHING, Range
 from proxy.clock import Clock, now_s
 from proxy.config.dsn import Dsn
 from proxy.config.model import Tables
-from proxy.converge import apply, ddl, failure, ranges, split, widening
+from proxy.converge import apply, failure, ranges, split, widening
 from proxy.converge.apply import Selection
+from proxy.converge.ddl import Changes
 from proxy.converge.failure import Meaning
 from proxy.converge.links import Links
 from proxy.converge.plan import keys_of_entries
@@ -115,8 +116,7 @@ class Converger:
         self._walks = Walks(clock)
         self._deleted_count = 0
         self._was_idle = True
-        self._is_ddl_stuck = False  # the last pass could run none of it
-        self._ddl_seen: set[str] = set()  # what has run; its entries are still there
+        self._ddl = Changes()
         self._is_announced = False  # the last pass saw a statement that commits on its way
         self._met_count = 0  # passes in a row that met other transactions
         self._reader = Reader()
@@ -230,16 +230,12 @@ class Converger:
                 found = await self._reader.read(links.source, ended=ended)
             else:
                 found = await Reader().read(links.source, _DRAIN_ENTRIES_MAX, ended=ended)
-            runs_ddl = self._has_ddl(found) and not self._is_ddl_stuck
-            work = self._sort(links, found)
-            if work.selections and not runs_ddl:  # rows fit the mirror when it has run
+            work = self._sort(links, found, await self._ddl.awaited_by(links, found))
+            if work.selections:
                 also = apply.progress(found.snapshot) if work.is_all else ""
                 done = await apply.attempt(links, self.lease, work.selections, also=also, deleter=deleter)
                 outcome.add_attempt(done, sum(s.entries_count for s in work.selections))
                 refusal = done.refusal
-        self._is_ddl_stuck = False
-        if runs_ddl:
-            return await self._run_ddl(links, found, deleter)
         if refusal is not None:
             outcome.last_error = failure.sentence(refusal)
         if self._is_to_wait(refusal):
@@ -269,31 +265,34 @@ class Converger:
             await self._look_again(links, [batch.table_id for batch in found.batches])
         if deleter is None and not found.is_whole and not was_deep:
             self._widened(await widening.widen(links, self.lease))
-        return Pass(found.entries_count, outcome.rows_count, left_count, is_complete, found.snapshot)
+        has_ddl = await self._run_ddl(links, deleter)
+        return Pass(found.entries_count, outcome.rows_count, left_count, is_complete, found.snapshot, has_ddl)
 
     def _is_to_wait(self, refusal: Exception | None) -> bool:
         """Whether a refused pass is tried again as it is: splitting it would show its halves.
 
         But not for ever: a lock on one table must not hold up all others.
         """
-        has_met = refusal is not None and failure.meaning(refusal) is Meaning.RETRY
+        has_met = refusal is not None and (
+            failure.meaning(refusal) is Meaning.RETRY or failure.is_dropped(refusal)
+        )
         self._met_count = self._met_count + 1 if has_met else 0
         return 0 < self._met_count <= MEETINGS_MAX
 
-    async def _run_ddl(self, links: Links, found: Entries, deleter: asyncpg.Connection | None) -> Pass:
-        """Run the authority's DDL; where nothing could be run, the next pass is one of rows again."""
-        done = await ddl.apply_all(links, self.lease, deleter, self._ddl_seen)
-        self._is_ddl_stuck = done.done_count == 0
+    async def _run_ddl(self, links: Links, deleter: asyncpg.Connection | None) -> bool:
+        """Run the authority's DDL; return whether any could be run, or was found to be done."""
+        done = await self._ddl.run(links, self.lease, deleter)
         self._tally.last_error = done.error or self._tally.last_error
-        await self._refresh(links)
-        return Pass(found.entries_count, 0, done.left_count + 1, False, found.snapshot, has_ddl=True)
+        if done.done_count:
+            await self._refresh(links)
+        return done.done_count > 0
 
-    @staticmethod
-    def _has_ddl(found: Entries) -> bool:
-        return any(batch.kind == DDL for batch in found.batches)
+    def _sort(self, links: Links, found: Entries, awaiting: Collection[int]) -> _Work:
+        """Decide what becomes of each batch: converge by key, walk its ranges, or leave it.
 
-    def _sort(self, links: Links, found: Entries) -> _Work:
-        """Decide what becomes of each batch: converge by key, walk its ranges, or leave it."""
+        Args:
+            awaiting: The tables that wait for DDL.
+        """
         selections, walks, paused = [], [], {}
         left_count = sum(found.waiting.values())
         self._is_announced = any(batch.kind == "c" for batch in found.batches)
@@ -301,7 +300,7 @@ class Converger:
         for batch in found.batches:
             table = links.plans.get(batch.table_id)
             reason, until_s = self._paused.get(batch.table_id, ("", 0.0))
-            if batch.kind == DDL:
+            if batch.kind == DDL or batch.table_id in awaiting:
                 left_count += batch.entries_count
             elif table is None:
                 paused[batch.table_id] = links.refused.get(
@@ -321,7 +320,7 @@ class Converger:
                     selections.append(Selection(table, entries_count=batch.entries_count))
             else:
                 walks.append(batch)
-            if batch.table_id in paused and batch.kind != DDL:
+            if batch.table_id in paused and batch.kind != DDL and batch.table_id not in awaiting:
                 left_count += batch.entries_count
         # Parents first, as the plans are.
         order = {table_id: number for number, table_id in enumerate(links.plans)}

@@ -73,6 +73,11 @@ def meaning(error: Exception) -> Meaning:
     return Meaning.TABLE if state[:2] in _TABLE_CLASSES else Meaning.LINK
 
 
+def is_dropped(error: Exception) -> bool:
+    """Return whether a table of the source was dropped after the snapshot: the next one knows."""
+    return isinstance(error, SourceRefused) and isinstance(error.cause, asyncpg.UndefinedTableError)
+
+
 def sentence(error: Exception) -> str:
     """Return an error as one line for the ledger, the console and the log."""
     state = getattr(error, "sqlstate", None)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pglast import ast
 from pglast.enums import ObjectType
-from pglast.parser import parse_sql
+from pglast.parser import ParseError, parse_sql, scan
 from pglast.stream import RawStream
 
 from proxy.sql.mentions import listed_name, range_name
@@ -86,6 +86,27 @@ def for_mirror(text: str) -> str | None:
     for each in concurrent:
         each.concurrent = False
     return str(RawStream()(node))
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Return every word of a text that may be a name: more than it is about, and never less.
+
+    Raises:
+        ValueError: A name is written in a form that only the server reads.
+    """
+    found = set()
+    try:
+        for token in scan(text):
+            word = text[token.start : token.end + 1]
+            if token.name == "UIDENT":
+                raise ValueError(f"{word} is not read here")
+            if token.name == "IDENT" and word.startswith('"'):
+                found.add(word[1:-1].replace('""', '"'))
+            elif token.name == "IDENT" or token.kind != "NO_KEYWORD":
+                found.add(word.lower())
+    except ParseError as error:
+        raise ValueError(str(error)) from error
+    return frozenset(found)
 
 
 class Traces(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
-from proxy.converge.engine import Converger
+from proxy.converge import apply, plan, split
+from proxy.converge import ddl as ddl_runs
 from proxy.ledger import ddl
 from tests.integration.mirrors import Mirror
 
@@ -78,8 +81,12 @@ async def test_rows_come_after_the_ddl_before_them(mirror: Mirror) -> None:
 async def test_rows_that_come_before_it_are_lost_with_it(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = Converger._has_ddl, iter((False,))
-    monkeypatch.setattr(Converger, "_has_ddl", staticmethod(lambda found: next(calls, original(found))))
+    monkeypatch.setattr(ddl_runs, "concerned", lambda plans, changes: set())
+
+    async def steady(*_: object) -> set[int]:
+        return set()
+
+    monkeypatch.setattr(ddl_runs, "unsteady", steady)
     assert await made_anew(mirror) == ["notes"]
 
 
@@ -104,3 +111,95 @@ async def test_ddl_runs_once_whoever_dies_behind_it(mirror: Mirror) -> None:
 
 async def test_without_the_note_that_it_ran_it_runs_twice(mirror: Mirror) -> None:
     assert await run_by_who_died_behind_it(mirror, forget=True) == ["id", "note", "most", "more"]
+
+
+USERS = "CREATE TABLE users (id int PRIMARY KEY, hits int)"
+
+
+async def test_rows_of_other_tables_do_not_wait_for_ddl(mirror: Mirror) -> None:
+    """Or those who change the schema all the time would keep the mirror from ever getting a row."""
+    await mirror.execute(USERS)
+    await mirror.init()
+    await mirror.converger.refresh()
+    await mirror.write(f"{ADD}; INSERT INTO notes VALUES (1, 'n', 1); INSERT INTO users VALUES (1, 1)",
+                       notes=[1], users=[1])  # fmt: skip
+    await enter_ddl(mirror, 1, ADD)
+    done = await mirror.converger.converge_entries()
+    assert done.has_ddl and not done.is_complete
+    assert await mirror.differences("users") == []
+    assert await mirror.new.fetchval("SELECT count(*) FROM notes") == 0
+    assert await columns(mirror) == ["id", "note", "more"]
+    assert await mirror.new.fetchval("SELECT more FROM notes") == 1
+    assert await mirror.entries() == 0
+
+
+async def test_rows_wait_for_ddl_that_waits_in_quarantine(mirror: Mirror) -> None:
+    await mirror.execute(USERS)
+    await mirror.init()
+    await mirror.converger.refresh()
+    await mirror.new.execute("CREATE VIEW above AS SELECT * FROM notes")  # which forbids the drop
+    await mirror.write(f"DROP TABLE notes; {NOTES}; INSERT INTO notes VALUES (1, 'new')", notes=[1])
+    await enter_ddl(mirror, 1, "DROP TABLE notes")
+    await enter_ddl(mirror, 2, NOTES)
+    await mirror.write("INSERT INTO users VALUES (1, 1)", users=[1])
+    for _ in range(PASSES):
+        await mirror.converger.converge_entries()
+    assert await mirror.differences("users") == []
+    assert await mirror.entries() == 3
+    await mirror.new.execute("DROP VIEW above")
+    await mirror.old.execute("UPDATE crossfade.ledger SET retry_at = now()")
+    await columns(mirror)
+    assert await mirror.entries() == 0
+    assert await mirror.differences("notes") == []
+
+
+async def test_a_table_that_is_dropped_while_its_rows_are_read_does_not_split_the_pass(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another transaction's rows would be seen by halves: the next snapshot knows of the drop."""
+    await mirror.execute(USERS)
+    await mirror.init()
+    await mirror.converger.refresh()
+    await mirror.write(
+        "INSERT INTO notes VALUES (1, 'n'); INSERT INTO users VALUES (1, 1)", notes=[1], users=[1]
+    )
+    original = apply.fill
+
+    async def dropping(*arguments: Any) -> Counter[str]:
+        await mirror.old.execute("DROP TABLE IF EXISTS notes")
+        return await original(*arguments)
+
+    async def isolate(*_: object) -> None:
+        raise AssertionError("the pass was split")
+
+    monkeypatch.setattr(apply, "fill", dropping)
+    monkeypatch.setattr(split, "isolate", isolate)
+    await mirror.converger.converge_entries()
+    assert await mirror.entries() == 2
+    monkeypatch.setattr(apply, "fill", original)
+    await enter_ddl(mirror, 1, "DROP TABLE notes")
+    for _ in range(PASSES):
+        await mirror.converger.converge_entries()
+    assert await mirror.differences("users") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "tables"),
+    [
+        ("CREATE INDEX ON notes (id)", {"notes"}),
+        ('ALTER TABLE "notes" RENAME TO others', {"notes"}),
+        ("ALTER TABLE others RENAME TO NOTES", {"notes"}),
+        ("COMMENT ON TABLE a IS 'notes'", set()),
+        ("DROP SCHEMA public CASCADE", {"notes", "users"}),
+        ("CREATE VIEW v AS SELECT FROM public.a", set()),
+        ('ALTER TABLE u&"n\\006ftes" ADD x int', {"notes", "users"}),
+    ],
+)
+async def test_a_statement_concerns_the_tables_that_it_names(
+    mirror: Mirror, text: str, tables: set[str]
+) -> None:
+    await mirror.execute(USERS)
+    await mirror.init()
+    plans, _ = plan.plans(*mirror.catalogs)
+    found = ddl_runs.concerned(plans, [ddl.Change("(0,1)", "", "public", "postgres", text, True)])
+    assert {plans[number].source.name for number in found} == tables
