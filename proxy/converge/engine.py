@@ -17,6 +17,7 @@ one.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -28,9 +29,10 @@ from proxy.clock import Clock, now_s
 from proxy.config.dsn import Dsn
 from proxy.config.model import Tables
 from proxy.converge import apply, failure, ranges, split, widening
-from proxy.converge.apply import Selection
+from proxy.converge.apply import Attempt, Selection
 from proxy.converge.ddl import Changes
 from proxy.converge.failure import Meaning
+from proxy.converge.joining import Work, join
 from proxy.converge.links import Links
 from proxy.converge.plan import keys_of_entries
 from proxy.converge.ranges import Mark, RangeResult
@@ -43,7 +45,7 @@ from proxy.ledger import entries
 from proxy.ledger.connection import DRIVER_FAILURES
 from proxy.ledger.ddl import KIND as DDL
 from proxy.ledger.lease import Lease, raise_if_lost
-from proxy.ledger.reading import Batch, Entries, Reader
+from proxy.ledger.reading import Entries, Reader
 
 VACUUM_AFTER_ENTRIES = 50_000
 PAUSE_S = 2.0
@@ -72,16 +74,6 @@ class Pass(NamedTuple):
     is_complete: bool
     snapshot: str
     has_ddl: bool = False
-
-
-class _Work(NamedTuple):
-    """What a pass is going to do with the entries that it read."""
-
-    selections: list[Selection]
-    walks: list[Batch]
-    paused: dict[int, str]
-    left_count: int
-    is_all: bool  # the selections are everything that the snapshot's ledger holds
 
 
 class Converger:
@@ -230,17 +222,16 @@ class Converger:
                 found = await self._reader.read(links.source, ended=ended)
             else:
                 found = await Reader().read(links.source, _DRAIN_ENTRIES_MAX, ended=ended)
-            work = self._sort(links, found, await self._ddl.awaited_by(links, found))
-            if work.selections:
-                also = apply.progress(found.snapshot) if work.is_all else ""
-                done = await apply.attempt(links, self.lease, work.selections, also=also, deleter=deleter)
-                outcome.add_attempt(done, sum(s.entries_count for s in work.selections))
-                refusal = done.refusal
+            apart = self._sort(links, found, await self._ddl.awaited_by(links, found))
+            work, done = await self._together(links, apart, found.snapshot, deleter)
+            outcome.add_attempt(done, sum(s.entries_count for s in work.selections))
+            refusal = done.refusal
         if refusal is not None:
             outcome.last_error = failure.sentence(refusal)
         if self._is_to_wait(refusal):
             outcome.left_count += sum(selection.entries_count for selection in work.selections)
         elif refusal is not None:
+            work = apart
             outcome.add(await split.isolate(links, self.lease, work.selections, deleter))
         if work.walks:
             walk_s = WALK_S if deleter is None else _DRAIN_S
@@ -268,6 +259,21 @@ class Converger:
         has_ddl = await self._run_ddl(links, deleter)
         return Pass(found.entries_count, outcome.rows_count, left_count, is_complete, found.snapshot, has_ddl)
 
+    async def _together(
+        self, links: Links, apart: Work, snapshot: str, deleter: asyncpg.Connection | None
+    ) -> tuple[Work, Attempt]:
+        """Converge in one transaction what can be; return also the work as it was done."""
+        try:
+            work = await join(links, apart)
+        except failure.REFUSALS as error:
+            if failure.meaning(error) is Meaning.LINK:
+                raise
+            return apart, Attempt(Counter(), error)
+        if not work.selections:
+            return work, Attempt(Counter())
+        also = apply.progress(snapshot) if work.is_all else ""
+        return work, await apply.attempt(links, self.lease, work.selections, also=also, deleter=deleter)
+
     def _is_to_wait(self, refusal: Exception | None) -> bool:
         """Whether a refused pass is tried again as it is: splitting it would show its halves.
 
@@ -287,7 +293,7 @@ class Converger:
             await self._refresh(links)
         return done.done_count > 0
 
-    def _sort(self, links: Links, found: Entries, awaiting: Collection[int]) -> _Work:
+    def _sort(self, links: Links, found: Entries, awaiting: Collection[int]) -> Work:
         """Decide what becomes of each batch: converge by key, walk its ranges, or leave it.
 
         Args:
@@ -325,10 +331,10 @@ class Converger:
         # Parents first, as the plans are.
         order = {table_id: number for number, table_id in enumerate(links.plans)}
         selections.sort(key=lambda selection: order[selection.table.id])
-        is_all = found.is_whole and left_count == 0 and not walks
-        return _Work(selections, walks, paused, left_count, is_all)
+        has_rest = left_count > 0 or not found.is_whole
+        return Work(selections, walks, paused, left_count, has_rest)
 
-    def _count(self, links: Links, found: Entries, work: _Work, outcome: Outcome) -> None:
+    def _count(self, links: Links, found: Entries, work: Work, outcome: Outcome) -> None:
         """Put what happened into the statistics, and pause the tables that were refused."""
         until_s = self._clock() + PAUSE_S
         for selection in work.selections:

@@ -163,6 +163,10 @@ class Plan:
         where = _within(self.source, self.source.key, bounds, "t")
         return f"SELECT {key_array(self.source, 't')} AS key FROM {only(self.source)} AS t WHERE {where}"
 
+    def target_keys(self, count_max: int) -> str:
+        """Return the query for keys of the target, wherever they lie."""
+        return f"SELECT {key_array(self.source, 't')} AS key FROM {only(self.target)} AS t LIMIT {count_max}"
+
     @property
     def delete_all(self) -> str:
         """Return the statement that empties the target's table."""

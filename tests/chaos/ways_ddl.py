@@ -17,7 +17,7 @@ from tests.chaos.ways import Met, alone, met, together
 async def create_table(chance: random.Random, connection: asyncpg.Connection) -> None:
     name = _new(chance)
     await connection.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, n int)")
-    await connection.execute(f"INSERT INTO {name} SELECT n, n FROM generate_series(1, 9) n")
+    await _attempt(connection, f"INSERT INTO {name} SELECT n, n FROM generate_series(1, 9) n")
 
 
 @together

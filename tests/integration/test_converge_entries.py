@@ -105,3 +105,40 @@ async def test_old_cluster_may_be_postgresql_15(
         assert (await mirror.converger.converge_entries()).is_complete
         await mirror.converger.converge_range(mirror.table("users").id)
         assert await mirror.differences("users") == []
+
+
+# Small tables that are compared as a whole.
+
+
+async def test_a_small_table_is_compared_in_the_transaction_of_the_pass(mirror: Mirror) -> None:
+    """With its rows that only one side has, and together with the keys of others and of its own."""
+    await mirror.execute("CREATE TABLE other (id int PRIMARY KEY, v int)")
+    await mirror.init()
+    await mirror.converger.refresh()
+    await mirror.write("INSERT INTO other SELECT n, n FROM generate_series(1, 9) n", other=[1, 2, 9])
+    await mirror.new.execute("INSERT INTO other VALUES (3, -3), (77, 77)")
+    await mirror.enter("other", [()], "t")
+    await mirror.write("INSERT INTO users (id, email) VALUES (4711, 'x')", users=[4711])
+    done = await mirror.converger.converge_entries()
+    assert done.is_complete and await mirror.entries() == 0
+    assert await mirror.differences("users", "other") == []
+    written = await mirror.new.fetch(
+        "SELECT xmin FROM other UNION SELECT xmin FROM users WHERE id = 4711"
+        " UNION SELECT xmin FROM crossfade.state"
+    )
+    assert len(written) == 1, "rows of both tables and the progress, in one transaction"
+
+
+async def test_a_small_table_that_is_refused_is_walked_and_its_poison_put_aside(mirror: Mirror) -> None:
+    await mirror.execute("CREATE TABLE other (id int PRIMARY KEY, v int)")
+    await mirror.init()
+    await mirror.new.execute("ALTER TABLE other ADD CHECK (v <> 5)")
+    await mirror.converger.refresh()
+    await mirror.write("INSERT INTO other SELECT n, n FROM generate_series(1, 9) n")
+    await mirror.enter("other", [()], "t")
+    await mirror.write("INSERT INTO users (id, email) VALUES (4711, 'x')", users=[4711])
+    await mirror.converger.converge_entries()
+    assert await mirror.differences("users") == []
+    assert await mirror.new.fetchval("SELECT count(*) FROM other") == 8
+    (left,) = await mirror.old.fetch("SELECT key, attempts FROM crossfade.ledger")
+    assert (left["key"], left["attempts"]) == (["5"], 1)

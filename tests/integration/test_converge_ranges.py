@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from proxy.catalog.bounds import Range, ranges_between
-from proxy.converge import walks
+from proxy.converge import joining, walks
 from proxy.converge.sequences import set_sequences
 from proxy.errors import DeletesRefused, TablePaused
 from proxy.sql.quote import quote_text
@@ -165,6 +165,7 @@ async def test_whole_table_is_walked_over_several_passes(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(walks, "RANGE_ROWS", 100)
+    monkeypatch.setattr(joining, "ROWS_MAX", 100)
     monkeypatch.setattr("proxy.converge.engine.WALK_S", 0.0)
     await mirror.old.execute("ANALYZE users")
     await mirror.enter("users", [()], "t")
