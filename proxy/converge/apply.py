@@ -29,6 +29,7 @@ from proxy.converge import closure, failure, keyless
 from proxy.converge.failure import Changed, Meaning, Rewritten
 from proxy.converge.links import Links
 from proxy.converge.plan import Plan
+from proxy.converge.rows import SourceRefused
 from proxy.ledger import entries
 from proxy.ledger.lease import Lease, raise_if_lost
 from proxy.sql.quote import quote_text
@@ -105,11 +106,15 @@ async def fill(
     rows = Counter[str]()
     for table, keys, _, _ in selections:
         await links.empty(table)
-        if table.source.key:
-            rows[table.name] += await links.fill(table, table.select_keys(keys))
-        else:
-            assert now is not None, "the caller knows which tables are keyless"
-            rows[table.name] += await keyless.fill(links, table, now)
+        try:
+            if table.source.key:
+                rows[table.name] += await links.fill(table, table.select_keys(keys))
+            else:
+                assert now is not None, "the caller knows which tables are keyless"
+                rows[table.name] += await keyless.fill(links, table, now)
+        except SourceRefused as error:
+            error.table_id = table.id
+            raise
     return rows
 
 
@@ -126,7 +131,7 @@ async def require_steady(links: Links, tables: Sequence[Plan]) -> None:
         if now is None or now.fingerprint != table.source.fingerprint:
             raise Changed(f"the columns of {table.name} changed on the source")
         if now.is_rewritten:
-            raise Rewritten(f"{table.name} was rewritten or truncated on the source")
+            raise Rewritten(f"{table.name} was rewritten or truncated on the source", table.id)
 
 
 async def unsteady(links: Links, tables: Iterable[Plan]) -> set[int]:

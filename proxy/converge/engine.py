@@ -34,6 +34,7 @@ from proxy.converge.ddl import Changes
 from proxy.converge.failure import Meaning
 from proxy.converge.joining import Work, join
 from proxy.converge.links import Links
+from proxy.converge.meetings import Meetings
 from proxy.converge.plan import keys_of_entries
 from proxy.converge.ranges import Mark, RangeResult
 from proxy.converge.rows import SourceRefused
@@ -49,7 +50,6 @@ from proxy.ledger.reading import Entries, Reader
 
 VACUUM_AFTER_ENTRIES = 50_000
 PAUSE_S = 2.0
-MEETINGS_MAX = 3
 PROGRESS_INTERVAL_S = 0.05
 WALK_S = 0.5
 
@@ -110,7 +110,7 @@ class Converger:
         self._was_idle = True
         self._ddl = Changes()
         self._is_announced = False  # the last pass saw a statement that commits on its way
-        self._met_count = 0  # passes in a row that met other transactions
+        self._meetings = Meetings()
         self._reader = Reader()
         self._progress = ("", 0.0)  # the last one written, and when
 
@@ -222,17 +222,20 @@ class Converger:
                 found = await self._reader.read(links.source, ended=ended)
             else:
                 found = await Reader().read(links.source, _DRAIN_ENTRIES_MAX, ended=ended)
-            apart = self._sort(links, found, await self._ddl.awaited_by(links, found))
+            waiting = await self._ddl.awaited_by(links, found) | self._meetings.left_out
+            apart = self._sort(links, found, waiting)
             work, done = await self._together(links, apart, found.snapshot, deleter)
             outcome.add_attempt(done, sum(s.entries_count for s in work.selections))
             refusal = done.refusal
-        if refusal is not None:
+        if refusal is None:
+            self._meetings.passed(selection.table.id for selection in work.selections)
+        else:
             outcome.last_error = failure.sentence(refusal)
-        if self._is_to_wait(refusal):
-            outcome.left_count += sum(selection.entries_count for selection in work.selections)
-        elif refusal is not None:
-            work = apart
-            outcome.add(await split.isolate(links, self.lease, work.selections, deleter))
+            if self._meetings.refused(refusal):
+                outcome.left_count += sum(selection.entries_count for selection in work.selections)
+            else:
+                work = apart
+                outcome.add(await split.isolate(links, self.lease, work.selections, deleter))
         if work.walks:
             walk_s = WALK_S if deleter is None else _DRAIN_S
             outcome.add(
@@ -274,17 +277,6 @@ class Converger:
         also = apply.progress(snapshot) if work.is_all else ""
         return work, await apply.attempt(links, self.lease, work.selections, also=also, deleter=deleter)
 
-    def _is_to_wait(self, refusal: Exception | None) -> bool:
-        """Whether a refused pass is tried again as it is: splitting it would show its halves.
-
-        But not for ever: a lock on one table must not hold up all others.
-        """
-        has_met = refusal is not None and (
-            failure.meaning(refusal) is Meaning.RETRY or failure.is_dropped(refusal)
-        )
-        self._met_count = self._met_count + 1 if has_met else 0
-        return 0 < self._met_count <= MEETINGS_MAX
-
     async def _run_ddl(self, links: Links, deleter: asyncpg.Connection | None) -> bool:
         """Run the authority's DDL; return whether any could be run, or was found to be done."""
         done = await self._ddl.run(links, self.lease, deleter)
@@ -293,11 +285,11 @@ class Converger:
             await self._refresh(links)
         return done.done_count > 0
 
-    def _sort(self, links: Links, found: Entries, awaiting: Collection[int]) -> Work:
+    def _sort(self, links: Links, found: Entries, waiting: Collection[int]) -> Work:
         """Decide what becomes of each batch: converge by key, walk its ranges, or leave it.
 
         Args:
-            awaiting: The tables that wait for DDL.
+            waiting: Tables that are left out of this pass.
         """
         selections, walks, paused = [], [], {}
         left_count = sum(found.waiting.values())
@@ -306,7 +298,7 @@ class Converger:
         for batch in found.batches:
             table = links.plans.get(batch.table_id)
             reason, until_s = self._paused.get(batch.table_id, ("", 0.0))
-            if batch.kind == DDL or batch.table_id in awaiting:
+            if batch.kind == DDL or batch.table_id in waiting:
                 left_count += batch.entries_count
             elif table is None:
                 paused[batch.table_id] = links.refused.get(
@@ -326,7 +318,7 @@ class Converger:
                     selections.append(Selection(table, entries_count=batch.entries_count))
             else:
                 walks.append(batch)
-            if batch.table_id in paused and batch.kind != DDL and batch.table_id not in awaiting:
+            if batch.table_id in paused and batch.kind != DDL and batch.table_id not in waiting:
                 left_count += batch.entries_count
         # Parents first, as the plans are.
         order = {table_id: number for number, table_id in enumerate(links.plans)}

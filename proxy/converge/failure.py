@@ -33,6 +33,10 @@ class Stricter(Exception):
 class Rewritten(Exception):
     """The table was rewritten or truncated since the snapshot, which now finds it empty."""
 
+    def __init__(self, text: str, table_id: int) -> None:
+        super().__init__(text)
+        self.table_id = table_id
+
 
 class Changed(Exception):
     """The table's columns are not those the plan was made from."""
@@ -73,9 +77,12 @@ def meaning(error: Exception) -> Meaning:
     return Meaning.TABLE if state[:2] in _TABLE_CLASSES else Meaning.LINK
 
 
-def is_dropped(error: Exception) -> bool:
-    """Return whether a table of the source was dropped after the snapshot: the next one knows."""
-    return isinstance(error, SourceRefused) and isinstance(error.cause, asyncpg.UndefinedTableError)
+def moved_table(error: Exception) -> int | None:
+    """Return which table of the source is not what it was in the snapshot; the next one knows."""
+    if isinstance(error, Rewritten):
+        return error.table_id
+    gone = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+    return error.table_id if isinstance(error, SourceRefused) and isinstance(error.cause, gone) else None
 
 
 def sentence(error: Exception) -> str:

@@ -70,7 +70,7 @@ async def _keys(links: Links, table: Plan) -> str | None:
         if await links.source.fetchval(few) > ROWS_MAX:
             return None
     except asyncpg.PostgresError as error:
-        raise SourceRefused(error) from error
+        raise SourceRefused(error, table.id) from error
     there = await links.target.fetch(table.target_keys(ROWS_MAX + 1))
     if len(there) > ROWS_MAX:
         return None

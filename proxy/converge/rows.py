@@ -35,11 +35,15 @@ class Into(NamedTuple):
 
 
 class SourceRefused(Exception):
-    """The source could not produce the rows; `cause` is what it or the network said."""
+    """The source could not produce the rows; `cause` is what it or the network said.
 
-    def __init__(self, cause: Exception) -> None:
+    `table_id` tells of which table, where that is known.
+    """
+
+    def __init__(self, cause: Exception, table_id: int | None = None) -> None:
         super().__init__(str(cause) or type(cause).__name__)
         self.cause = cause
+        self.table_id = table_id
 
 
 class _SourceFailed(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from proxy.converge import engine, widening
+from proxy.converge import meetings, widening
 from proxy.ledger import depth, entries, reading
 from proxy.ledger.reading import Reader
 from tests.integration.mirrors import Mirror
@@ -168,7 +168,7 @@ async def test_a_pass_that_met_others_waits_as_a_whole_before_it_is_split(
     blocker = await asyncpg.connect(mirror.target.url())
     await blocker.execute("BEGIN; LOCK TABLE users IN SHARE MODE")
     await mirror.converger.converge_entries()
-    monkeypatch.setattr(engine, "MEETINGS_MAX", 1)
+    monkeypatch.setattr(meetings, "COUNT_MAX", 1)
     await mirror.converger._links.target.execute("SET lock_timeout = '50ms'")  # type: ignore[union-attr]
     await mirror.write("UPDATE users SET hits = 5 WHERE id = 1", users=[1])
     done = await mirror.converger.converge_entries()

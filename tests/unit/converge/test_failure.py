@@ -32,7 +32,7 @@ from proxy.converge.rows import SourceRefused
         (Stricter("x"), Meaning.ROW),
         (Moved("x"), Meaning.ROW),
         (Changed("x"), Meaning.TABLE),
-        (Rewritten("x"), Meaning.RETRY),
+        (Rewritten("x", 7), Meaning.RETRY),
     ],
 )
 def test_meaning(error: Exception, expected: Meaning) -> None:
