@@ -232,7 +232,8 @@ class Converger:
         else:
             outcome.last_error = failure.sentence(refusal)
             if self._meetings.refused(refusal):
-                outcome.left_count += sum(selection.entries_count for selection in work.selections)
+                outcome.left_count += sum(each.entries_count for each in (*work.selections, *work.walks))
+                work = work._replace(walks=[])
             else:
                 work = apart
                 outcome.add(await split.isolate(links, self.lease, work.selections, deleter))

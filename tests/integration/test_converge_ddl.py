@@ -203,3 +203,20 @@ async def test_a_statement_concerns_the_tables_that_it_names(
     plans, _ = plan.plans(*mirror.catalogs)
     found = ddl_runs.concerned(plans, [ddl.Change("(0,1)", "", "public", "postgres", text, True)])
     assert {plans[number].source.name for number in found} == tables
+
+
+async def test_a_small_table_that_is_dropped_while_it_is_joined_lets_no_other_be_walked(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mirror.execute(USERS)
+    await mirror.init()
+    await mirror.converger.refresh()
+    await mirror.write("INSERT INTO users VALUES (1, 1)")
+    for table in ("notes", "users"):
+        await mirror.enter(table, [()], "t")
+    await mirror.old.execute("DROP TABLE notes")  # its DDL is not entered yet, or past the proxy
+    done = await mirror.converger.converge_entries()
+    assert (done.is_complete, done.left_count) == (False, 2)
+    assert await mirror.new.fetchval("SELECT count(*) FROM users") == 0, "it was walked by itself"
+    await mirror.converger.converge_entries()
+    assert await mirror.differences("users") == []
