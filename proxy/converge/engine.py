@@ -232,7 +232,7 @@ class Converger:
         else:
             outcome.last_error = failure.sentence(refusal)
             if self._meetings.refused(refusal):
-                outcome.left_count += sum(each.entries_count for each in (*work.selections, *work.walks))
+                outcome.left_count += work.entries_count
                 work = work._replace(walks=[])
             else:
                 work = apart

@@ -33,6 +33,13 @@ class Work(NamedTuple):
     has_rest: bool  # the snapshot's ledger holds more, or may
 
     @property
+    def entries_count(self) -> int:
+        """How many entries it is about."""
+        return sum(each.entries_count for each in self.selections) + sum(
+            each.entries_count for each in self.walks
+        )
+
+    @property
     def is_all(self) -> bool:
         """Whether the selections are everything that the snapshot's ledger holds."""
         return not (self.has_rest or self.walks)
