@@ -1,8 +1,8 @@
 """DDL between two calls that put it into the ledger, with its place in the order (`ledger.ddl`).
 
 What cannot run in a transaction block (CREATE INDEX CONCURRENTLY) is entered right after it, if what
-it left is still there. A proxy that dies in between leaves an object that only one side has: `check`
-and the gate `schema_equal` name it.
+it left is still there. A proxy that dies in between leaves an index that only one side has; a
+difference in columns or unique keys `check` and the gate `schema_equal` would name.
 """
 
 from __future__ import annotations
