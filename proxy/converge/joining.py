@@ -8,7 +8,7 @@ them it is converged in the pass's transaction, as of the pass's snapshot.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -53,33 +53,47 @@ async def join(links: Links, work: Work) -> Work:
     Raises:
         SourceRefused, asyncpg.PostgresError: A table could not be read; see `failure.meaning`.
     """
-    joined = {selection.table.id: selection for selection in work.selections}
-    left = []
-    for batch in work.walks:
-        table = links.plans[batch.table_id]
-        can_join = batch.kind == "t" and table.source.key and not table.source.nullable_key
-        keys = await _keys(links, table) if can_join else None
-        if keys is None:
-            left.append(batch)
+    whole = {batch.table_id: batch for batch in work.walks if _may_join(links, batch)}
+    if not whole:
+        return work
+    known = {selection.table.id: selection for selection in work.selections}
+    selections, left = [], [batch for batch in work.walks if batch.table_id not in whole]
+    # In this order all tables are read, also by `fill`: who truncates several has a chance to have the same.
+    for table_id, table in links.plans.items():
+        own, batch = known.get(table_id), whole.get(table_id)
+        keys = await _keys(links, table) if batch is not None else None
+        if batch is not None and keys is not None:
+            ctids = entries.join((own.ctids, batch.ctids)) if own is not None else batch.ctids
+            count = batch.entries_count + (own.entries_count if own is not None else 0)
+            selections.append(Selection(table, keys, ctids, count))
             continue
-        ctids, count = batch.ctids, batch.entries_count
-        if (known := joined.get(table.id)) is not None:  # its keys are among them
-            ctids, count = entries.join((known.ctids, ctids)), count + known.entries_count
-        joined[table.id] = Selection(table, keys, ctids, count)
-    selections = [joined[table_id] for table_id in links.plans if table_id in joined]
+        if own is not None:
+            await _source(links, table, f"SELECT FROM {only(table.source)} LIMIT 0")
+            selections.append(own)
+        if batch is not None:
+            left.append(batch)
     return work._replace(selections=selections, walks=left)
+
+
+def _may_join(links: Links, batch: Batch) -> bool:
+    source = links.plans[batch.table_id].source
+    return batch.kind == "t" and bool(source.key) and not source.nullable_key
 
 
 async def _keys(links: Links, table: Plan) -> str | None:
     """Return the query for all keys of both sides; None if they are too many."""
     few = f"SELECT count(*) FROM (SELECT FROM {only(table.source)} LIMIT {ROWS_MAX + 1}) few"
-    try:
-        if await links.source.fetchval(few) > ROWS_MAX:
-            return None
-    except asyncpg.PostgresError as error:
-        raise SourceRefused(error, table.id) from error
+    if await _source(links, table, few) > ROWS_MAX:
+        return None
     there = await links.target.fetch(table.target_keys(ROWS_MAX + 1))
     if len(there) > ROWS_MAX:
         return None
     own = table.range_keys(EVERYTHING)
     return f"{own} UNION ALL {keys_of_list([tuple(row['key']) for row in there])}" if there else own
+
+
+async def _source(links: Links, table: Plan, query: str) -> Any:
+    try:
+        return await links.source.fetchval(query)
+    except asyncpg.PostgresError as error:
+        raise SourceRefused(error, table.id) from error
