@@ -113,14 +113,16 @@ async def test_without_the_note_that_it_ran_it_runs_twice(mirror: Mirror) -> Non
     assert await run_by_who_died_behind_it(mirror, forget=True) == ["id", "note", "most", "more"]
 
 
-USERS = "CREATE TABLE users (id int PRIMARY KEY, hits int)"
+async def add_users(mirror: Mirror) -> None:
+    """Add a table that no statement here is about."""
+    await mirror.execute("CREATE TABLE users (id int PRIMARY KEY, hits int)")
+    await mirror.init()
+    await mirror.converger.refresh()
 
 
 async def test_rows_of_other_tables_do_not_wait_for_ddl(mirror: Mirror) -> None:
     """Or those who change the schema all the time would keep the mirror from ever getting a row."""
-    await mirror.execute(USERS)
-    await mirror.init()
-    await mirror.converger.refresh()
+    await add_users(mirror)
     await mirror.write(f"{ADD}; INSERT INTO notes VALUES (1, 'n', 1); INSERT INTO users VALUES (1, 1)",
                        notes=[1], users=[1])  # fmt: skip
     await enter_ddl(mirror, 1, ADD)
@@ -134,9 +136,7 @@ async def test_rows_of_other_tables_do_not_wait_for_ddl(mirror: Mirror) -> None:
 
 
 async def test_rows_wait_for_ddl_that_waits_in_quarantine(mirror: Mirror) -> None:
-    await mirror.execute(USERS)
-    await mirror.init()
-    await mirror.converger.refresh()
+    await add_users(mirror)
     await mirror.new.execute("CREATE VIEW above AS SELECT * FROM notes")  # which forbids the drop
     await mirror.write(f"DROP TABLE notes; {NOTES}; INSERT INTO notes VALUES (1, 'new')", notes=[1])
     await enter_ddl(mirror, 1, "DROP TABLE notes")
@@ -157,9 +157,7 @@ async def test_a_table_that_is_dropped_while_its_rows_are_read_does_not_split_th
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another transaction's rows would be seen by halves: the next snapshot knows of the drop."""
-    await mirror.execute(USERS)
-    await mirror.init()
-    await mirror.converger.refresh()
+    await add_users(mirror)
     await mirror.write(
         "INSERT INTO notes VALUES (1, 'n'); INSERT INTO users VALUES (1, 1)", notes=[1], users=[1]
     )
@@ -198,8 +196,7 @@ async def test_a_table_that_is_dropped_while_its_rows_are_read_does_not_split_th
 async def test_a_statement_concerns_the_tables_that_it_names(
     mirror: Mirror, text: str, tables: set[str]
 ) -> None:
-    await mirror.execute(USERS)
-    await mirror.init()
+    await add_users(mirror)
     plans, _ = plan.plans(*mirror.catalogs)
     found = ddl_runs.concerned(plans, [ddl.Change("(0,1)", "", "public", "postgres", text, True)])
     assert {plans[number].source.name for number in found} == tables
@@ -208,9 +205,7 @@ async def test_a_statement_concerns_the_tables_that_it_names(
 async def test_a_small_table_that_is_dropped_while_it_is_joined_lets_no_other_be_walked(
     mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await mirror.execute(USERS)
-    await mirror.init()
-    await mirror.converger.refresh()
+    await add_users(mirror)
     await mirror.write("INSERT INTO users VALUES (1, 1)")
     for table in ("notes", "users"):
         await mirror.enter(table, [()], "t")
