@@ -74,12 +74,15 @@ class Changes:
     def __init__(self) -> None:
         self._seen: set[str] = set()  # what has run; its entries are still there
         self._are_there = False  # entries, in the last snapshot
+        self.held_up: set[int] = set()  # tables that wait until somebody helps
 
     async def awaited_by(self, links: Links, found: Entries) -> set[int]:
         """Return the tables whose rows do not fit the mirror before DDL of the snapshot has run."""
         self._are_there = _NO_TABLE in found.waiting or any(batch.kind == ddl.KIND for batch in found.batches)
         changes = await ddl.read(links.source) if self._are_there else []
         pending = [change for change in changes if change.name not in self._seen]
+        is_stuck = any(not change.is_due for change in pending)
+        self.held_up = concerned(links.plans, pending) if is_stuck else set()
         if not pending:
             return set()
         plans = [links.plans[batch.table_id] for batch in found.batches if batch.table_id in links.plans]

@@ -339,7 +339,8 @@ class Converger:
         self._tally.lag_s = found.oldest_s
         self._tally.quarantined_keys = {links.name(id): count for id, count in found.waiting.items()}
         paused = work.paused | outcome.paused
-        self._tally.paused = {links.name(id): reason for id, reason in paused.items()}
+        held_up = dict.fromkeys(self._ddl.held_up, "its rows wait for DDL in quarantine: see the last error")
+        self._tally.paused = {links.name(id): reason for id, reason in (held_up | paused).items()}
         self._tally.walked = {links.name(id): walked for id, walked in self._walks.walked().items()}
         self._tally.last_error = outcome.last_error or self._tally.last_error
         self._deleted_count += outcome.entries_count

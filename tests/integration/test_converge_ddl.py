@@ -146,6 +146,9 @@ async def test_rows_wait_for_ddl_that_waits_in_quarantine(mirror: Mirror) -> Non
         await mirror.converger.converge_entries()
     assert await mirror.differences("users") == []
     assert await mirror.entries() == 3
+    told = mirror.converger.statistics()
+    assert told.paused == {"public.notes": "its rows wait for DDL in quarantine: see the last error"}
+    assert told.last_error is not None and "DROP TABLE notes" in told.last_error
     await mirror.new.execute("DROP VIEW above")
     await mirror.old.execute("UPDATE crossfade.ledger SET retry_at = now()")
     await columns(mirror)
